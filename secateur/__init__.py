@@ -1,0 +1,1 @@
+"""Secateur: make trained neural networks smaller and faster, over HTTP."""

@@ -1,0 +1,53 @@
+"""Why a job failed: data on the job, never an HTTP error."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from secateur.schema import Output
+
+
+class FailureCode(StrEnum):
+    """Stable reasons. Added or deprecated, never renamed; each has a section in docs/errors.md."""
+
+    MODEL_UNREADABLE = "model.unreadable"
+    MODEL_DOES_NOT_RUN = "model.does_not_run"
+    GRAPH_EXPORT_FAILED = "graph.export_failed"
+    PLAN_NOTHING_TO_PRUNE = "plan.nothing_to_prune"
+    PLAN_TARGET_UNREACHABLE = "plan.target_unreachable"
+    PLAN_EXCLUDE_UNMATCHED = "plan.exclude_unmatched"
+    DATA_UNREADABLE = "data.unreadable"
+    DATA_MISMATCH = "data.mismatch"
+    VERIFY_OUTPUTS_DIFFER = "verify.outputs_differ"
+    VERIFY_COUNTS_DIFFER = "verify.counts_differ"
+    RESOURCE_OUT_OF_MEMORY = "resource.out_of_memory"
+    RESOURCE_TIME_LIMIT = "resource.time_limit"
+    RESOURCE_WORKER_LOST = "resource.worker_lost"
+    INTERNAL = "internal"
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the same job may succeed when tried again, elsewhere or with more room."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        FailureCode.RESOURCE_OUT_OF_MEMORY,
+        FailureCode.RESOURCE_TIME_LIMIT,
+        FailureCode.RESOURCE_WORKER_LOST,
+        FailureCode.INTERNAL,
+    }
+)
+
+
+class Failure(Output):
+    """How a job ended that did not succeed."""
+
+    code: FailureCode
+    detail: str = Field(description="What was wrong, what is allowed, what to do.")
+    is_retryable: bool = Field(description="Whether the same job may succeed when sent again.")
+
+    @classmethod
+    def of(cls, code: FailureCode, detail: str) -> "Failure":
+        return cls(code=code, detail=detail, is_retryable=code.is_retryable)

@@ -1,0 +1,83 @@
+"""The one shape of every HTTP error (RFC 9457), and what else the service says of itself."""
+
+from typing import Any
+
+from pydantic import Field
+
+from secateur.schema import Output
+
+
+class FieldProblem(Output):
+    """What is wrong with one field of a request."""
+
+    pointer: str = Field(
+        description="JSON pointer into the body.", examples=["/recipe/0/criterion"]
+    )
+    code: str = Field(examples=["enum"])
+    detail: str
+
+
+class Problem(Output):
+    """Why a request was not done."""
+
+    type: str = Field(description="Link to the section on `code`.")
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong, what is allowed, what to do.")
+    instance: str = Field(description="Path of the request.")
+    code: str = Field(description="Stable: program against this.", examples=["model.not_found"])
+    errors: list[FieldProblem] = Field(
+        description="Field by field; empty where it is not about fields."
+    )
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+    request_id: str
+
+
+class Validation(Output):
+    """Whether a spec would be taken, without taking it."""
+
+    valid: bool
+    problems: list[FieldProblem]
+    canonical_spec: dict[str, Any] | None = Field(description="With every default written out.")
+    spec_sha256: str | None
+
+
+class CriterionInfo(Output):
+    """A way to score channels."""
+
+    name: str
+    summary: str
+    needs_data: bool
+    needs_labels: bool
+
+
+class StepInfo(Output):
+    """A step that a recipe may hold."""
+
+    name: str
+    summary: str
+    needs_data: bool
+    needs_labels: bool
+
+
+class Limits(Output):
+    """The largest things that are taken."""
+
+    model_bytes: int
+    dataset_bytes: int
+    page_size: int
+    wait_s: int
+
+
+class Capabilities(Output):
+    """What this service can do."""
+
+    version: str
+    spec_version: int
+    model_formats: list[str]
+    dataset_formats: list[str]
+    criteria: list[CriterionInfo]
+    scopes: list[str]
+    budgets: list[str]
+    steps: list[StepInfo]
+    limits: Limits

@@ -1,0 +1,105 @@
+"""What was measured, on the artifact as saved."""
+
+from typing import Any
+
+from pydantic import Field
+
+from secateur.plan import Counts
+from secateur.schema import Output
+
+
+class Quality(Output):
+    """How well a program does on the test data."""
+
+    row_count: int
+    accuracy: float | None = Field(
+        description="Fraction right; null where targets are not classes."
+    )
+    loss: float | None = Field(
+        description="Mean cross-entropy (class targets) or mean squared error (float targets)."
+    )
+    agreement: float | None = Field(
+        description="Fraction of rows with the original's predicted class; null without classes."
+    )
+    output_mse: float = Field(description="Mean squared difference from the original's outputs.")
+
+
+class Latency(Output):
+    """Wall time of one call."""
+
+    p50_ms: float
+    p95_ms: float
+
+
+class Measurement(Output):
+    """One program, measured."""
+
+    counts: Counts
+    file_bytes: int | None = Field(
+        description="Bytes of the saved file; null where none was saved."
+    )
+    quality: Quality | None = Field(description="Null without test data.")
+    latency: Latency | None = Field(description="Null where not asked for.")
+
+
+class LatencyComparison(Output):
+    """Both programs, timed in turn in one process."""
+
+    speedup: float = Field(
+        description="Median of original time over compressed time; > 1 is faster."
+    )
+    round_count: int
+    batch_size: int
+    device: str
+    thread_count: int
+
+
+class Verification(Output):
+    """The proof that the cut is right."""
+
+    is_exact: bool = Field(
+        description="Pruned program == original with its removed channels silenced, in tolerance."
+    )
+    max_relative_error: float
+    exempt_operators: list[str] = Field(
+        description="Normalizations over a pruned dimension: exactness cannot hold across these."
+    )
+    counts_match: bool = Field(description="The saved file was recounted and equals the plan.")
+    reload_matches: bool = Field(
+        description="The saved file, loaded in a fresh process, gives the same outputs."
+    )
+
+
+class Report(Output):
+    """A finished job's numbers. `before`, `after_prune` and `after_recovery` are measured alike."""
+
+    format_version: int
+    before: Measurement
+    after_prune: Measurement
+    after_recovery: Measurement
+    latency: LatencyComparison | None
+    verification: Verification
+    stage_seconds: dict[str, float]
+    warnings: list[str]
+
+
+class ManifestFile(Output):
+    """A file that went in or came out."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(Output):
+    """Everything needed to make the result again, and to know that it is this result."""
+
+    format_version: int
+    job_id: str
+    spec: dict[str, Any]
+    spec_sha256: str
+    seed: int
+    versions: dict[str, str] = Field(examples=[{"secateur": "0.1.0", "torch": "2.13.0"}])
+    device: str
+    inputs: list[ManifestFile]
+    outputs: list[ManifestFile]

@@ -1,0 +1,182 @@
+"""What a caller asks for: the job spec. Frozen, JSON, hashed."""
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from secateur.schema import Input
+
+SPEC_VERSION = 1
+
+
+class Criterion(StrEnum):
+    """How channels are scored. Each has an implementation of the same name in the engine."""
+
+    MAGNITUDE = "magnitude"
+    RANDOM = "random"
+
+
+class Scope(StrEnum):
+    """Who competes: the channels of one channel group, or all channels of the model."""
+
+    LOCAL = "local"
+    GLOBAL = "global"
+
+
+class Budget(Input):
+    """How much to remove. Exactly one of the fields."""
+
+    channel_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Fraction of channels removed, not of parameters: half the channels is about "
+        "three quarters of the parameters.",
+        examples=[0.5],
+    )
+    macs: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Fraction of the original multiply-accumulates that may remain.",
+        examples=[0.5],
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            said = ", ".join(given) or "none"
+            raise ValueError(f"give exactly one of channel_ratio, macs; given: {said}")
+        return self
+
+
+class PruneStep(Input):
+    """Score channels, choose the least important, and take them out of the program."""
+
+    step: Literal["prune"]
+    budget: Budget
+    criterion: Criterion = Field(
+        default=Criterion.MAGNITUDE, description="How channels are scored."
+    )
+    scope: Scope = Field(
+        default=Scope.GLOBAL,
+        description="`global`: one ranking over the model. `local`: the same share of every "
+        "channel group.",
+    )
+    exclude: tuple[str, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Parameters that keep all their channels, by name or shell-style pattern.",
+        examples=[["classifier.*"]],
+    )
+    channel_multiple: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Channel counts are kept at a multiple of this, for the hardware.",
+        examples=[8],
+    )
+
+
+class RecalibrateStep(Input):
+    """Estimate batch-norm statistics again from unlabeled inputs. Weights do not change."""
+
+    step: Literal["recalibrate"]
+    sample_count: int = Field(default=1024, ge=1, description="Rows of the training inputs to use.")
+    batch_size: int = Field(default=64, ge=1, le=65536)
+
+
+class FinetuneStep(Input):
+    """Train on the labeled training data (AdamW, cosine schedule) to regain accuracy."""
+
+    step: Literal["finetune"]
+    epochs: int = Field(default=1, ge=1, le=10_000)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    batch_size: int = Field(default=64, ge=1, le=65536)
+
+
+Step = Annotated[PruneStep | RecalibrateStep | FinetuneStep, Field(discriminator="step")]
+"""A step of a recipe. Steps run in the order given."""
+
+
+class Data(Input):
+    """Which data sets a job may use, and for what."""
+
+    train: str | None = Field(
+        default=None,
+        description="Data set for recalibration (inputs) and fine-tuning (inputs and targets).",
+        examples=["dst_0f8n2q4k6m8p0r2t4v6x8z0b"],
+    )
+    test: str | None = Field(
+        default=None,
+        description="Data set that accuracy, loss and agreement are measured on, before and after.",
+    )
+
+
+class Evaluation(Input):
+    """How the original and the compressed model are measured."""
+
+    batch_size: int = Field(default=64, ge=1, le=65536, description="Rows per batch on test data.")
+    latency_batch_size: int = Field(
+        default=1, ge=1, le=65536, description="Rows per call when latency is measured."
+    )
+    latency_rounds: int = Field(
+        default=50,
+        ge=0,
+        le=10_000,
+        description="Timed rounds; each runs both models once, interleaved. 0 measures no latency.",
+    )
+
+
+class JobSpec(Input):
+    """One model, one recipe, and how the result is measured."""
+
+    spec_version: Literal[1] = Field(default=1, description="Version of this schema.")
+    model_id: str = Field(examples=["mdl_0f8n2q4k6m8p0r2t4v6x8z0b"])
+    recipe: tuple[Step, ...] = Field(min_length=1, max_length=100)
+    data: Data = Field(default_factory=Data)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Same seed, same result on a CPU.")
+    label: str | None = Field(default=None, max_length=200, description="Yours, for finding jobs.")
+    run_timeout_s: int = Field(
+        default=3600,
+        ge=1,
+        le=7 * 86400,
+        description="Longest run of one attempt in seconds; time in the queue does not count.",
+    )
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the canonical spec. The label takes no part: it changes no result."""
+        canonical = self.model_dump_json(exclude={"label"})
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _first_step_prunes(self) -> Self:
+        if not any(isinstance(step, PruneStep) for step in self.recipe):
+            raise ValueError("recipe: at least one step must be 'prune', or nothing is compressed")
+        return self
+
+
+class PlanSpec(Input):
+    """A dry run: what one prune step would remove, before any weight changes."""
+
+    model_id: str = Field(examples=["mdl_0f8n2q4k6m8p0r2t4v6x8z0b"])
+    prune: PruneStep
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    label: str | None = Field(default=None, max_length=200)
+
+    def as_job_spec(self) -> JobSpec:
+        return JobSpec(
+            model_id=self.model_id, recipe=(self.prune,), seed=self.seed, label=self.label
+        )
+
+
+def job_spec_schema() -> dict[str, object]:
+    """The JSON Schema (2020-12) of a job spec."""
+    schema = JobSpec.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,1 @@
+"""The Celery worker. Imports nothing here, so that the engine can be used without Celery."""

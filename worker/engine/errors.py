@@ -1,0 +1,89 @@
+"""Every way in which the engine says no.
+
+* EngineError
+  * ModelError
+    x UnreadableModelError    model.unreadable
+    x BaselineError           model.does_not_run
+  * GraphError
+    x ExportError             graph.export_failed
+  * PlanError
+    x NothingToPruneError     plan.nothing_to_prune
+    x TargetUnreachableError  plan.target_unreachable
+    x ExcludeUnmatchedError   plan.exclude_unmatched
+  * DataError
+    x UnreadableDataError     data.unreadable
+    x DataMismatchError       data.mismatch
+  * VerificationError
+    x OutputsDifferError      verify.outputs_differ
+    x CountsDifferError       verify.counts_differ
+
+Messages reach users: they say what was wrong, with the value; what is allowed; what to do.
+"""
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """Base of all. Only the leaves are raised; each leaf has a code of its own."""
+
+    code: ClassVar[str]
+
+
+class ModelError(EngineError):
+    """The uploaded model is the reason."""
+
+
+class UnreadableModelError(ModelError):
+    code = "model.unreadable"
+
+
+class BaselineError(ModelError):
+    code = "model.does_not_run"
+
+
+class GraphError(EngineError):
+    """The program's graph is the reason."""
+
+
+class ExportError(GraphError):
+    code = "graph.export_failed"
+
+
+class PlanError(EngineError):
+    """What was asked cannot be decided on this program."""
+
+
+class NothingToPruneError(PlanError):
+    code = "plan.nothing_to_prune"
+
+
+class TargetUnreachableError(PlanError):
+    code = "plan.target_unreachable"
+
+
+class ExcludeUnmatchedError(PlanError):
+    code = "plan.exclude_unmatched"
+
+
+class DataError(EngineError):
+    """The data set is the reason."""
+
+
+class UnreadableDataError(DataError):
+    code = "data.unreadable"
+
+
+class DataMismatchError(DataError):
+    code = "data.mismatch"
+
+
+class VerificationError(EngineError):
+    """The result was checked and is not delivered."""
+
+
+class OutputsDifferError(VerificationError):
+    code = "verify.outputs_differ"
+
+
+class CountsDifferError(VerificationError):
+    code = "verify.counts_differ"
