@@ -10,7 +10,7 @@ class Counts(Output):
     """What a program costs."""
 
     parameters: int = Field(description="Elements of all parameters; buffers are not counted.")
-    macs: int = Field(description="Multiply-accumulates of one row; 1 MAC is 2 FLOPs.")
+    macs: int = Field(description="Multiply-accumulates at the example inputs; 1 MAC is 2 FLOPs.")
     size_bytes: int = Field(description="Bytes of all parameters and buffers.")
 
 

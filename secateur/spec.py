@@ -69,7 +69,7 @@ class PruneStep(Input):
     exclude: tuple[str, ...] = Field(
         default=(),
         max_length=1000,
-        description="Parameters that keep all their channels, by name or shell-style pattern.",
+        description="Parameters whose shape may not change, by name or shell-style pattern.",
         examples=[["classifier.*"]],
     )
     channel_multiple: int = Field(

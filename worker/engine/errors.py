@@ -9,10 +9,11 @@
   * PlanError
     x NothingToPruneError     plan.nothing_to_prune
     x TargetUnreachableError  plan.target_unreachable
-    x ExcludeUnmatchedError   plan.exclude_unmatched
   * DataError
     x UnreadableDataError     data.unreadable
     x DataMismatchError       data.mismatch
+  * RecoveryError
+    x DivergedError           finetune.diverged
   * VerificationError
     x OutputsDifferError      verify.outputs_differ
     x CountsDifferError       verify.counts_differ
@@ -61,10 +62,6 @@ class TargetUnreachableError(PlanError):
     code = "plan.target_unreachable"
 
 
-class ExcludeUnmatchedError(PlanError):
-    code = "plan.exclude_unmatched"
-
-
 class DataError(EngineError):
     """The data set is the reason."""
 
@@ -75,6 +72,14 @@ class UnreadableDataError(DataError):
 
 class DataMismatchError(DataError):
     code = "data.mismatch"
+
+
+class RecoveryError(EngineError):
+    """Accuracy could not be regained the way that was asked."""
+
+
+class DivergedError(RecoveryError):
+    code = "finetune.diverged"
 
 
 class VerificationError(EngineError):

@@ -1,0 +1,268 @@
+"""The pipeline: load, measure, prune, recover, save, verify, evaluate."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from worker.engine.config import (
+    FinetuneConfig,
+    OnProgress,
+    PruneConfig,
+    RecalibrateConfig,
+    Request,
+    StepConfig,
+)
+from worker.engine.data import Rows
+from worker.engine.errors import BaselineError, CountsDifferError, OutputsDifferError
+from worker.engine.graph.counts import Counts, count
+from worker.engine.graph.coupling import couple
+from worker.engine.load import load_program
+from worker.engine.measure.latency import Latency, latency
+from worker.engine.measure.quality import quality
+from worker.engine.program import Program
+from worker.engine.prune.cut import cut
+from worker.engine.prune.plan import Plan, decide
+from worker.engine.prune.verify import TOLERANCE, Exactness, relative_error, verify_cut
+from worker.engine.recovery.finetune import finetune
+from worker.engine.recovery.recalibrate import recalibrate
+from worker.engine.reload import outputs_in_fresh_process
+from worker.engine.save import save_program, save_weights
+
+FORMAT_VERSION = 1
+
+
+def compress(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    """Do the whole recipe, and prove it.
+
+    Writes ``model.pt2``, ``model.safetensors``, a plan for each prune step and ``report.json``
+    into ``request.output_dir``.
+
+    Returns:
+        The report: what was measured on the file as saved.
+
+    Raises:
+        EngineError: The job cannot be done or its result is not right; nothing is delivered.
+    """
+    return _Run(request, on_progress).compress()
+
+
+def make_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    """Decide the first prune step of the recipe without doing it; writes ``plan.json``."""
+    run = _Run(request, on_progress)
+    config = next(step for step in request.recipe if isinstance(step, PruneConfig))
+    return run.plan(run.load(), config, "plan.json").as_json(request.model_sha256)
+
+
+@dataclass
+class _Run:
+    """One run: what it was asked, what it found so far."""
+
+    request: Request
+    on_progress: OnProgress
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    exactness: list[Exactness] = field(default_factory=list)
+
+    def compress(self) -> dict[str, Any]:
+        torch.manual_seed(self.request.seed)
+        original = self.load()
+        test = self.read(self.request.test, original)
+        train = self.read(self.request.train, original)
+        before = self.measured(original, original, test, stage="baseline")
+        program, after_prune = original, before
+        for number, step in enumerate(self.request.recipe):
+            program = self.do(step, number, program, train)
+            if isinstance(step, PruneConfig):
+                after_prune = self.measured(program, original, test, stage="pruning")
+        saved, counts = self.saved(program)
+        after = self.measured(saved, original, test, stage="evaluating", counts=counts)
+        before["file_bytes"] = self.request.model.stat().st_size
+        after["file_bytes"] = self.path("model.pt2").stat().st_size
+        return self.report(before, after_prune, after, self.timed(original, saved))
+
+    def load(self) -> Program:
+        with self.stage("loading", 1, "files"):
+            program = Program.from_exported(load_program(self.request.model))
+            program = program.to(self.request.device)
+            with torch.no_grad():
+                try:
+                    program.run(program.example_leaves)
+                except Exception as error:
+                    # Whatever it raises comes from the user's graph: it is the baseline that fails.
+                    raise BaselineError(
+                        "the model does not run on its own example inputs "
+                        f"({type(error).__name__}); export it again and check that "
+                        "torch.export.load(path).module()(*example_inputs) works"
+                    ) from error
+        return program
+
+    def read(self, path: Path | None, program: Program) -> Rows | None:
+        return None if path is None else Rows.read(path, program)
+
+    def do(self, step: StepConfig, number: int, program: Program, train: Rows | None) -> Program:
+        """One step of the recipe. What trains changes the program in place."""
+        match step:
+            case PruneConfig():
+                return self.prune(program, step, number)
+            case RecalibrateConfig():
+                assert train is not None, "the recipe was checked before"
+                with self.stage("recovering", 1, "batches") as progress:
+                    recalibrate(program, step, train, seed=self.request.seed, on_progress=progress)
+            case FinetuneConfig():
+                assert train is not None, "the recipe was checked before"
+                with self.stage("recovering", step.epochs, "epochs") as progress:
+                    finetune(program, step, train, seed=self.request.seed, on_progress=progress)
+        return program
+
+    def prune(self, program: Program, config: PruneConfig, number: int) -> Program:
+        several = sum(isinstance(step, PruneConfig) for step in self.request.recipe) > 1
+        decided = self.plan(program, config, f"plan-{number}.json" if several else "plan.json")
+        with self.stage("pruning", 2, "checks") as progress:
+            pruned = cut(decided.coupling, decided.keep)
+            progress(1, 2, "checks")
+            proof = verify_cut(decided.coupling, decided.keep, pruned, seed=self.request.seed)
+            self.exactness.append(proof)
+        return pruned
+
+    def plan(self, program: Program, config: PruneConfig, name: str) -> Plan:
+        with self.stage("scoring", 1, "models"):
+            decided = decide(
+                couple(program, exclude=config.exclude), config, seed=self.request.seed
+            )
+            self.write(name, decided.as_json(self.request.model_sha256))
+        self.warnings += decided.warnings
+        return decided
+
+    def saved(self, program: Program) -> tuple[Program, Counts]:
+        """Save the program; give back what the file holds, proved to stand alone."""
+        with self.stage("saving", 1, "files"):
+            save_program(program, self.path("model.pt2"))
+            save_weights(program, self.path("model.safetensors"))
+        with self.stage("verifying", 2, "checks") as progress:
+            saved = Program.from_exported(load_program(self.path("model.pt2")))
+            counts = count(couple(saved))
+            expected = count(couple(program))
+            if counts != expected:
+                raise CountsDifferError(
+                    f"the saved file holds {counts}, the plan says {expected}: not delivered; "
+                    "this is a defect of the engine, report it with the model"
+                )
+            progress(1, 2, "checks")
+            with torch.no_grad():
+                here = saved.run(saved.example_leaves)
+            fresh = outputs_in_fresh_process(self.path("model.pt2"), self.request.output_dir)
+            if not (error := relative_error(fresh, here)) <= TOLERANCE:
+                raise OutputsDifferError(
+                    f"the saved file gives other outputs in a fresh process (relative difference "
+                    f"{error:.2g}): not delivered; report it with the model"
+                )
+        return saved.to(self.request.device), counts
+
+    def measured(
+        self,
+        program: Program,
+        original: Program,
+        test: Rows | None,
+        *,
+        stage: str,
+        counts: Counts | None = None,
+    ) -> dict[str, Any]:
+        """Counts, and quality where there is test data."""
+        found = None
+        if test is not None:
+            size = self.request.evaluation.batch_size
+            with self.stage(stage, test.batch_count(program, size), "batches") as progress:
+                found = quality(
+                    program,
+                    original,
+                    test,
+                    batch_size=size,
+                    on_batch=lambda done, total: progress(done, total, "batches"),
+                )
+        counts = counts or count(couple(program))
+        return {
+            "counts": counts.as_json(),
+            "file_bytes": None,
+            "quality": found,
+            "latency": None,
+        }
+
+    def timed(self, original: Program, saved: Program) -> Latency | None:
+        rounds = self.request.evaluation.latency_rounds
+        if not rounds:
+            return None
+        with self.stage("evaluating", rounds, "rounds") as progress:
+            return latency(
+                original,
+                saved,
+                batch_size=self.request.evaluation.latency_batch_size,
+                rounds=rounds,
+                on_round=lambda done, total: progress(done, total, "rounds"),
+            )
+
+    def report(
+        self,
+        before: dict[str, Any],
+        after_prune: dict[str, Any],
+        after: dict[str, Any],
+        timed: Latency | None,
+    ) -> dict[str, Any]:
+        comparison = None
+        if timed is not None:
+            before["latency"] = _percentiles(timed.original_ms)
+            after["latency"] = _percentiles(timed.compressed_ms)
+            comparison = {
+                "speedup": timed.speedup,
+                "round_count": len(timed.original_ms),
+                "batch_size": timed.batch_size,
+                "device": self.request.device,
+                "thread_count": torch.get_num_threads(),
+            }
+        exempt = [name for proof in self.exactness for name in proof.exempt_operators]
+        report = {
+            "format_version": FORMAT_VERSION,
+            "before": before,
+            "after_prune": after_prune,
+            "after_recovery": after,
+            "latency": comparison,
+            "verification": {
+                "is_exact": not exempt,
+                "max_relative_error": max(p.max_relative_error for p in self.exactness),
+                "exempt_operators": exempt,
+                "counts_match": True,
+                "reload_matches": True,
+            },
+            "stage_seconds": {name: round(spent, 3) for name, spent in self.seconds.items()},
+            "warnings": self.warnings,
+        }
+        self.write("report.json", report)
+        return report
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Any]:
+        """Announce a stage, time it, and give a way to tell how far it is."""
+        self.on_progress(name, 0, total, unit)
+        start = perf_counter()
+
+        def progress(done: int, of: int, what: str) -> None:
+            self.on_progress(name, done, of, what)
+
+        yield progress
+        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+
+    def path(self, name: str) -> Path:
+        return self.request.output_dir / name
+
+    def write(self, name: str, document: dict[str, Any]) -> None:
+        self.path(name).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _percentiles(times_ms: Any) -> dict[str, float]:
+    p50, p95 = torch.from_numpy(times_ms).quantile(torch.tensor([0.5, 0.95]).double()).tolist()
+    return {"p50_ms": p50, "p95_ms": p95}

@@ -1,0 +1,47 @@
+"""An operator's arguments by the names of its schema, wherever the graph wrote them."""
+
+from typing import Any
+
+from torch._ops import OpOverload
+from torch.fx import Node
+
+
+def argument(node: Node, name: str) -> Any:
+    """The argument as the graph has it: a node, a number, a list; else the schema's default."""
+    at, default = _place(node, name)
+    if name in node.kwargs:
+        return node.kwargs[name]
+    return node.args[at] if at < len(node.args) else default
+
+
+def set_argument(node: Node, name: str, value: Any) -> None:
+    """Write an argument where the schema has it; arguments before it get their defaults."""
+    at, _ = _place(node, name)
+    if name in node.kwargs or at > len(node.args):
+        node.kwargs = {**node.kwargs, name: value}
+    elif at == len(node.args):
+        node.args = (*node.args, value)
+    else:
+        node.args = (*node.args[:at], value, *node.args[at + 1 :])
+
+
+def has_argument(node: Node, name: str) -> bool:
+    """Whether the operator's schema declares an argument of this name."""
+    return any(declared.name == name for declared in _schema(node).arguments)
+
+
+def operator_of(node: Node) -> OpOverload[..., Any]:
+    """The ATen operator that a node calls."""
+    assert isinstance(node.target, OpOverload)
+    return node.target
+
+
+def _schema(node: Node) -> Any:
+    return operator_of(node)._schema  # noqa: SLF001 (there is no public way to a schema)
+
+
+def _place(node: Node, name: str) -> tuple[int, Any]:
+    for at, declared in enumerate(_schema(node).arguments):
+        if declared.name == name:
+            return at, declared.default_value
+    raise KeyError(f"{node.target} has no argument {name!r}")

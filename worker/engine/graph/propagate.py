@@ -1,0 +1,198 @@
+"""Walk the graph once and couple: from a program to its channels."""
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from worker.engine.graph.coupler import Coupler
+from worker.engine.graph.labels import Labels, Value, compressed
+from worker.engine.graph.registry import RULES, Call, Normalized, Refusal
+from worker.engine.graph.rules import load_rules
+from worker.engine.graph.rules.pointwise import is_pointwise, pointwise
+from worker.engine.program import Program, module_path, tensor_value
+
+load_rules()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A call that may not lose channels, and why."""
+
+    node: str
+    operator: str
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """What the walk found: planes of every node, and which labels are one."""
+
+    values: dict[Node, Value | list[Value]]
+    parameters: dict[str, Value]
+    roots: Tensor
+    frozen: list[Frozen]
+    normalized: list[Normalized]
+
+
+class _Walk:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.labels = Labels()
+        self.coupler = Coupler(self.labels)
+        self.values: dict[Node, Value | list[Value]] = {}
+        self.parameters: dict[str, Value] = {}
+        self.frozen: list[Frozen] = []
+        self.normalized: list[Normalized] = []
+        self._by_storage: dict[tuple[object, ...], Value] = {}
+
+    def visit(self, node: Node) -> None:
+        match node.op:
+            case "get_attr":
+                self._visit_attribute(node)
+            case "placeholder":
+                if tensor_value(node) is not None:
+                    self.values[node] = Value(self.program.shape(node))
+            case "output":
+                self._fix_inputs(node)
+            case _:
+                self._visit_call(node)
+
+    def _visit_attribute(self, node: Node) -> None:
+        name = str(node.target)
+        tensor = _attribute(self.program.module, name)
+        if not isinstance(tensor, Tensor):
+            return  # A subgraph of a control-flow operator.
+        # A tied weight is one tensor under two names: it has one set of labels.
+        key = (
+            (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+            if tensor.numel()
+            else id(tensor)
+        )
+        place = key if isinstance(key, tuple) else (key,)
+        value = self._by_storage.setdefault(place, self.labels.fresh(tensor.shape))
+        if not node.users:
+            self.labels.fix_value(value)
+        self.values[node] = self.parameters[name] = value
+
+    def _visit_call(self, node: Node) -> None:
+        meta = node.meta.get("val")
+        if node.target is operator.getitem and isinstance(node.args[0], Node):
+            parts = self.values.get(node.args[0])
+            if isinstance(parts, list):
+                assert isinstance(node.args[1], int)
+                self.values[node] = parts[node.args[1]]
+            return
+        if not _makes_tensors(meta) and not any(s in self.values for s in node.all_input_nodes):
+            return  # Shape arithmetic.
+        found = RULES.get(node.target)
+        if found is None and is_pointwise(node.target):
+            found = pointwise
+        if found is None:
+            self._freeze(node, f"no rule for {_name(node)}")
+            return
+        call = Call(node, self.program, self.labels, self.coupler, self.values, self.normalized)
+        try:
+            result = found(call)
+        except Refusal as refusal:
+            self._freeze(node, str(refusal))
+            return
+        if _makes_tensors(meta):
+            self.values[node] = result
+
+    def _freeze(self, node: Node, reason: str) -> None:
+        self._fix_inputs(node)
+        meta = node.meta.get("val")
+        if isinstance(meta, Tensor):
+            self.values[node] = Value(self.program.shape(node))
+        elif isinstance(meta, list | tuple):
+            self.values[node] = [
+                Value(tuple(self.program.size(size) for size in part.shape))
+                if isinstance(part, Tensor)
+                else Value(())
+                for part in meta
+            ]
+        self.frozen.append(Frozen(node.name, _name(node), module_path(node), reason))
+
+    def _fix_inputs(self, node: Node) -> None:
+        for source in node.all_input_nodes:
+            value = self.values.get(source, [])
+            for part in [value] if isinstance(value, Value) else value:
+                self.labels.fix_value(part)
+
+    def settle(self) -> Tensor:
+        """Make every plane depend on one dimension only, so that tensors stay rectangular."""
+        planes = _distinct(
+            plane
+            for value in self.values.values()
+            for part in ([value] if isinstance(value, Value) else value)
+            for plane in part.planes
+            if sum(size > 1 for size in plane.shape) > 1
+        )
+        while True:
+            roots = self.labels.roots()
+            changed = False
+            for plane in planes:
+                changed |= self._settle_plane(compressed(roots[plane]))
+            if not changed:
+                return roots
+
+    def _settle_plane(self, plane: Tensor) -> bool:
+        varying = [dim for dim in range(plane.dim()) if plane.shape[dim] > 1]
+        if len(varying) < 2:
+            return False
+        # The dimension with the most channels gives the finest choice; heads before head_dim
+        # where an attention has decided already.
+        axis = max(varying, key=lambda dim: (_distinct_along(plane, dim), -dim))
+        for dim in varying:
+            if dim != axis:
+                plane = self.labels.tie_along(plane, dim)
+        return True
+
+
+def propagate(program: Program, *, exclude: frozenset[str] = frozenset()) -> Propagation:
+    """Find which slices of which parameters can go, and which must go together.
+
+    Args:
+        program: Read, never written; never run.
+        exclude: Names of parameters whose shape may not change.
+    """
+    walk = _Walk(program)
+    for node in program.graph.nodes:
+        walk.visit(node)
+    for name in exclude & walk.parameters.keys():
+        walk.labels.fix_value(walk.parameters[name])
+    roots = walk.settle()
+    return Propagation(walk.values, walk.parameters, roots, walk.frozen, walk.normalized)
+
+
+def _attribute(module: torch.nn.Module, name: str) -> object:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def _makes_tensors(meta: object) -> bool:
+    if isinstance(meta, list | tuple):
+        return any(isinstance(part, Tensor) for part in meta)
+    return isinstance(meta, Tensor)
+
+
+def _name(node: Node) -> str:
+    return str(node.target).removeprefix("torch.ops.")
+
+
+def _distinct(planes: Iterable[Tensor]) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+    for plane in planes:
+        found.setdefault(id(plane), plane)
+    return list(found.values())
+
+
+def _distinct_along(plane: Tensor, dim: int) -> int:
+    """How many different channels would be left if all other dimensions were tied together."""
+    line = plane.movedim(dim, 0).flatten(1)
+    return len(set(line.min(dim=1).values.tolist()))

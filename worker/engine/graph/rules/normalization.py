@@ -1,0 +1,96 @@
+"""Normalizations: over the batch, over features, over groups of channels."""
+
+import torch
+
+from worker.engine.graph.arguments import argument, has_argument, set_argument
+from worker.engine.graph.labels import Value
+from worker.engine.graph.registry import Call, Resizing, resize, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.batch_norm.default)
+def batch_norm(call: Call) -> Value:
+    """Couple ``batch_norm``: each channel has its own statistics, weight and bias."""
+    source = call.value("input")
+    vectors = [
+        value
+        for name in ("weight", "bias", "running_mean", "running_var")
+        for value in call.optional(name)
+    ]
+    stars = " *" * (len(source.shape) - 2)
+    equation = f"n c{stars}{', c' * len(vectors)} -> n c{stars}"
+    return call.coupler.equate(equation, source, *vectors, output=call.output)
+
+
+@rule(aten.instance_norm.default)
+def instance_norm(call: Call) -> Value:
+    """Couple ``instance_norm``: like batch norm, with statistics over space alone."""
+    source = call.value("input")
+    vectors = [
+        value
+        for name in ("weight", "bias", "running_mean", "running_var")
+        for value in call.optional(name)
+    ]
+    stars = " *" * (len(source.shape) - 2)
+    equation = f"n c{stars}{', c' * len(vectors)} -> n c{stars}"
+    return call.coupler.equate(equation, source, *vectors, output=call.output)
+
+
+@rule(aten.layer_norm.default, aten.rms_norm.default)
+def layer_norm(call: Call) -> Value:
+    """Couple ``layer_norm``: weight and bias go with the features that are normalized.
+
+    Statistics run over the features, so a pruned one changes the others: exact by no means, and
+    the verification says so.
+    """
+    rank = len(call.argument("normalized_shape"))
+    features = " ".join(f"c{at}" for at in range(rank))
+    vectors = [
+        value
+        for name in ("weight", "bias")
+        if has_argument(call.node, name)
+        for value in call.optional(name)
+    ]
+    call.normalizes("input", range(-rank, 0))
+    equation = f"... {features}{f', {features}' * len(vectors)} -> ... {features}"
+    return call.coupler.equate(equation, call.value("input"), *vectors, output=call.output)
+
+
+@resize(aten.layer_norm.default, aten.rms_norm.default)
+def fewer_features(resizing: Resizing) -> None:
+    """Write the new normalized shape."""
+    node = resizing.node
+    written = argument(node, "normalized_shape")
+    source = argument(node, "input")
+    rank = len(written)
+    new = resizing.sized(written, resizing.after[source][-rank:], resizing.before[source][-rank:])
+    set_argument(node, "normalized_shape", new)
+
+
+@rule(aten.group_norm.default)
+def group_norm(call: Call) -> Value:
+    """Couple ``group_norm``: a group of channels shares its statistics, so it goes whole."""
+    source = call.value("input")
+    vectors = [value for name in ("weight", "bias") for value in call.optional(name)]
+    stars = " *" * (len(source.shape) - 2)
+    equation = f"n (g c){stars}{', (g c)' * len(vectors)} -> n (g c){stars}"
+    groups = call.argument("num_groups")
+    return call.coupler.equate(
+        equation,
+        source,
+        *vectors,
+        output=call.output,
+        sizes={"g": groups, "c": source.shape[1] // groups},
+        whole=("c",),
+    )
+
+
+@resize(aten.group_norm.default)
+def fewer_groups(resizing: Resizing) -> None:
+    """Groups go whole, so their number shrinks as the channels do."""
+    node = resizing.node
+    source = argument(node, "input")
+    old, new = resizing.before[source][1], resizing.after[source][1]
+    if old != new:
+        set_argument(node, "num_groups", argument(node, "num_groups") * new // old)

@@ -1,0 +1,1 @@
+"""Measure programs: quality on test data, latency side by side."""

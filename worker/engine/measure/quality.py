@@ -1,0 +1,75 @@
+"""How well a program does on test data, alone and against the original."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine import objective
+from worker.engine.data import Batch, Rows
+from worker.engine.program import Program
+
+OnBatch = Callable[[int, int], None]
+
+
+class _Mean:
+    """A mean over rows, in float64."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.rows = 0
+
+    def add(self, mean: float, rows: int) -> None:
+        self.total += mean * rows
+        self.rows += rows
+
+    @property
+    def value(self) -> float | None:
+        return self.total / self.rows if self.rows else None
+
+
+@torch.no_grad()
+def quality(
+    program: Program, original: Program, rows: Rows, *, batch_size: int, on_batch: OnBatch
+) -> dict[str, Any]:
+    """Measure a program on test data, in memory that does not grow with the data.
+
+    Args:
+        program: What is measured; the first output counts.
+        original: What ``agreement`` and ``output_mse`` compare with. May be the same object.
+        rows: Test data.
+        batch_size: Rows per call, as far as the program takes them.
+        on_batch: Told after each batch how many are done, of how many.
+
+    Returns:
+        ``row_count``, ``accuracy``, ``loss``, ``agreement`` and ``output_mse``; fractions in
+        [0, 1]; None for what the targets do not allow.
+    """
+    means = {name: _Mean() for name in ("accuracy", "loss", "agreement", "output_mse")}
+    total = rows.batch_count(program, batch_size)
+    for done, batch in enumerate(rows.batches(program, batch_size), start=1):
+        output = program.run(batch.inputs)[0][: batch.count]
+        reference = output
+        if original is not program:
+            reference = original.run(batch.inputs)[0][: batch.count]
+        for name, value in _measured(output, reference, batch, rows).items():
+            means[name].add(value, batch.count)
+        on_batch(done, total)
+    return {
+        "row_count": len(rows),
+        **{name: means[name].value for name in ("accuracy", "loss", "agreement")},
+        "output_mse": means["output_mse"].value or 0.0,
+    }
+
+
+def _measured(output: Tensor, reference: Tensor, batch: Batch, rows: Rows) -> dict[str, float]:
+    difference = output.double() - reference.double()
+    found = {"output_mse": float(difference.square().mean())}
+    if batch.targets is not None:
+        found["loss"] = float(objective.loss(output, batch.targets))
+    if rows.has_classes and batch.targets is not None:
+        predicted = objective.classes(output)
+        found["accuracy"] = objective.equal_share(predicted, batch.targets)
+        found["agreement"] = objective.equal_share(predicted, objective.classes(reference))
+    return found

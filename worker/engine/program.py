@@ -1,0 +1,191 @@
+"""A program that can be analyzed, changed and trained: the exported graph with its own weights."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.export.passes import move_to_device_pass
+from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from worker.engine.errors import ExportError, UnreadableModelError
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported program as one flat graph module, and what is needed to export it again.
+
+    Attributes:
+        module: Owns its parameters under their original names.
+        args: Positional example inputs.
+        kwargs: Example inputs by keyword.
+        dynamic_shapes: As ``torch.export.export`` takes them.
+        sizes: The number that each symbol of a dynamic dimension has at the example inputs.
+        row_limits: Fewest and most rows that one call takes; the most is None where nothing
+            limits it, and both are equal where the batch is not dynamic.
+    """
+
+    module: GraphModule
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    dynamic_shapes: Any
+    sizes: Mapping[sympy.Symbol, int]
+    row_limits: tuple[int, int | None]
+
+    @classmethod
+    def from_exported(cls, exported: ExportedProgram) -> "Program":
+        if exported.example_inputs is None:
+            raise UnreadableModelError(
+                "the file holds no example inputs: save it with torch.export.save(program, path) "
+                "from a program made by torch.export.export(model, example_inputs)"
+            )
+        # Copies: a slice of a data set would take the whole data set along into every saved file.
+        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, exported.example_inputs)
+        module = exported.module(check_guards=False)
+        assert isinstance(module, GraphModule)
+        leaves = pytree.tree_leaves((args, kwargs))
+        return cls(
+            module=module,
+            args=tuple(args),
+            kwargs=dict(kwargs),
+            dynamic_shapes=_dynamic_shapes(exported, module),
+            sizes=_example_sizes(module, leaves),
+            row_limits=_row_limits(exported, module),
+        )
+
+    @property
+    def graph(self) -> Graph:
+        return self.module.graph
+
+    @property
+    def device(self) -> torch.device:
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def example_leaves(self) -> list[Any]:
+        """The example inputs, flat, in the order of the graph's inputs."""
+        return pytree.tree_leaves((self.args, self.kwargs))
+
+    def run(self, leaves: Sequence[Any]) -> list[Tensor]:
+        """Run on flat inputs, in the order of the graph's; the outputs are flat too."""
+        structure = pytree.tree_structure((self.args, self.kwargs))
+        args, kwargs = pytree.tree_unflatten(list(leaves), structure)
+        outputs = pytree.tree_leaves(self.module(*args, **kwargs))
+        return [output for output in outputs if isinstance(output, Tensor)]
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        """The shape of a tensor node at the example inputs."""
+        return tuple(self.size(size) for size in node.meta["val"].shape)
+
+    def size(self, size: int | torch.SymInt) -> int:
+        """A number for a size, symbolic or not, at the example inputs."""
+        if isinstance(size, int):
+            return size
+        return int(size.node.expr.xreplace(dict(self.sizes)))
+
+    def with_module(self, module: GraphModule) -> "Program":
+        """The same inputs, another graph: for exporting it."""
+        return replace(self, module=module)
+
+    def to(self, device: str) -> "Program":
+        """The program on a device, with the devices that its graph spells out."""
+        if self.device == torch.device(device):
+            return self
+        return Program.from_exported(move_to_device_pass(self.export(), device))
+
+    def export(self) -> ExportedProgram:
+        """Export the module as it is now, with the dynamic dimensions it came with.
+
+        Raises:
+            ExportError: The exporter refuses the graph.
+        """
+        try:
+            return torch.export.export(
+                self.module, self.args, self.kwargs, dynamic_shapes=self.dynamic_shapes
+            )
+        except Exception as error:
+            # Whatever the exporter raises, the file cannot be made: one clear end for the job.
+            raise ExportError(
+                f"the pruned program does not export again ({type(error).__name__}); "
+                "exclude the parameters around the change"
+            ) from error
+
+
+def tensor_value(node: Node) -> Tensor | None:
+    """The fake tensor that a node makes, or None for sizes, tuples and nothing."""
+    value = node.meta.get("val")
+    return value if isinstance(value, Tensor) else None
+
+
+def module_path(node: Node) -> str:
+    """Path of the module that a node came from; empty for the outermost."""
+    stack = node.meta.get("nn_module_stack")
+    path = str(list(stack.values())[-1][0]) if stack else ""
+    # What the exporter adds itself stands outside of every module, under a name of its own.
+    return "" if path.startswith("_empty_nn_module_stack") else path
+
+
+def _placeholders(module: GraphModule) -> list[Node]:
+    return [node for node in module.graph.nodes if node.op == "placeholder"]
+
+
+def _example_sizes(module: GraphModule, leaves: list[Any]) -> dict[sympy.Symbol, int]:
+    sizes: dict[sympy.Symbol, int] = {}
+    for node, leaf in zip(_placeholders(module), leaves, strict=True):
+        value = tensor_value(node)
+        shape: Sequence[int | torch.SymInt] = () if value is None else value.shape
+        for size, actual in zip(shape, getattr(leaf, "shape", ()), strict=True):
+            if not isinstance(size, int) and size.node.expr.is_Symbol:
+                sizes[size.node.expr] = int(actual)
+    return sizes
+
+
+def _row_limits(exported: ExportedProgram, module: GraphModule) -> tuple[int, int | None]:
+    for node in _placeholders(module):
+        value = tensor_value(node)
+        if value is None or not value.dim():
+            continue
+        rows: int | torch.SymInt = value.shape[0]
+        if isinstance(rows, int):
+            return rows, rows
+        low, high = _bounds(exported, rows.node.expr)
+        return max(low, 1), high
+    return 1, None
+
+
+def _bounds(exported: ExportedProgram, expression: sympy.Expr) -> tuple[int, int | None]:
+    bounds = exported.range_constraints.get(expression)
+    if bounds is None:
+        return 0, None
+    return int(bounds.lower), int(bounds.upper) if bounds.upper.is_Integer else None
+
+
+def _dynamic_shapes(exported: ExportedProgram, module: GraphModule) -> Any:
+    """The ``dynamic_shapes`` argument that gives an export the same dynamic dimensions."""
+    dims: dict[str, Any] = {}
+
+    def dim_of(size: int | torch.SymInt) -> Any:
+        if isinstance(size, int):
+            return Dim.STATIC
+        expression = size.node.expr
+        if not expression.is_Symbol:
+            return Dim.AUTO  # A derived size such as 2*s0: the exporter finds the relation again.
+        low, high = _bounds(exported, expression)
+        name = str(expression)
+        return dims.setdefault(name, Dim(name, min=low, max=high))
+
+    values = [tensor_value(node) for node in _placeholders(module)]
+    specs = [None if value is None else [dim_of(size) for size in value.shape] for value in values]
+    if all(dim is Dim.STATIC for spec in specs for dim in spec or ()):
+        return None
+    assert exported.call_spec.in_spec is not None
+    args, kwargs = pytree.tree_unflatten(specs, exported.call_spec.in_spec)
+    names = inspect.signature(module.forward).parameters
+    return {**dict(zip(names, args, strict=False)), **kwargs}

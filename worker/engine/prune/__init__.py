@@ -1,0 +1,1 @@
+"""Structured pruning: choose, cut, prove."""

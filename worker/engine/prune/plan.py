@@ -1,0 +1,196 @@
+"""Decide what to remove: from scores and a budget to the channels that stay."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from worker.engine.config import PruneConfig
+from worker.engine.criteria import CRITERIA
+from worker.engine.criteria.subject import Subject
+from worker.engine.errors import NothingToPruneError, TargetUnreachableError
+from worker.engine.graph.counts import Counts, count, count_macs
+from worker.engine.graph.coupling import Coupling
+
+FORMAT_VERSION = 1
+
+# No group loses more than this share of its channels in a global ranking: a layer with almost
+# nothing left is a bottleneck that no other layer makes up for.
+_FLOOR = 0.1
+# How far below the budget a plan may end, as a fraction of the program's MACs, before it says so.
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays: bool, ``(channel_count + 1,)``, and why."""
+
+    coupling: Coupling
+    config: PruneConfig
+    seed: int
+    scores: tuple[Tensor, ...]
+    keep: Tensor
+    baseline: Counts
+    predicted: Counts
+    warnings: tuple[str, ...]
+
+    def as_json(self, model_sha256: str) -> dict[str, Any]:
+        """The plan in the shape that users download."""
+        budget = {"channel_ratio": self.config.channel_ratio, "macs": self.config.macs}
+        return {
+            "format_version": FORMAT_VERSION,
+            "model_sha256": model_sha256,
+            "criterion": self.config.criterion,
+            "scope": self.config.scope,
+            "budget": {name: value for name, value in budget.items() if value is not None},
+            "seed": self.seed,
+            "baseline": self.baseline.as_json(),
+            "predicted": self.predicted.as_json(),
+            "channel_groups": [
+                {
+                    "id": group.id,
+                    "name": group.name,
+                    "channel_count": len(group),
+                    "keep": self.keep[group.channels].nonzero().flatten().tolist(),
+                    "importance": scores.tolist(),
+                    "members": [{"parameter": m.parameter, "dim": m.dim} for m in group.members],
+                }
+                for group, scores in zip(self.coupling.groups, self.scores, strict=True)
+            ],
+            "frozen": [vars(frozen) for frozen in self.coupling.frozen],
+            "warnings": list(self.warnings),
+        }
+
+
+def decide(coupling: Coupling, config: PruneConfig, *, seed: int) -> Plan:
+    """Score every channel group and choose what stays.
+
+    Raises:
+        NothingToPruneError: No dimension of any parameter may shrink.
+        TargetUnreachableError: The budget cannot be met with every group at its floor.
+    """
+    if not coupling.groups:
+        raise NothingToPruneError(_nothing(coupling))
+    scores = _score(coupling, config.criterion, seed)
+    baseline = count(coupling)
+    choice = _Choice(coupling, scores, config)
+    keep = choice.within_macs() if config.macs is not None else choice.by_ratio()
+    predicted = count(coupling, keep)
+    warnings = [
+        f"exclude: no parameter matches {pattern!r}, so it protects nothing"
+        for pattern in coupling.unmatched
+    ]
+    if config.macs is not None:
+        warnings += _far_below(config.macs, baseline.macs, predicted.macs)
+    return Plan(coupling, config, seed, scores, keep, baseline, predicted, tuple(warnings))
+
+
+def _score(coupling: Coupling, criterion: str, seed: int) -> tuple[Tensor, ...]:
+    generator = Generator().manual_seed(seed)
+    scores = []
+    for group in coupling.groups:
+        place = torch.full((coupling.channel_count + 1,), -1)
+        place[group.channels] = torch.arange(len(group))
+        subject = Subject(coupling.program, group, place, generator)
+        scores.append(CRITERIA[criterion](subject))
+    return tuple(scores)
+
+
+class _Choice:
+    """A family of plans that remove more and more, and the first of it within the budget."""
+
+    def __init__(self, coupling: Coupling, scores: tuple[Tensor, ...], config: PruneConfig) -> None:
+        self.coupling = coupling
+        self.scores = scores
+        self.multiple = config.channel_multiple
+        self.config = config
+        # Within a group, the least important first: position 0 goes before position 1.
+        self.ranks = [score.argsort(stable=True).argsort() for score in scores]
+        self.order = self._global_order()
+
+    def by_ratio(self) -> Tensor:
+        """The plan that removes ``channel_ratio`` of the channels."""
+        assert self.config.channel_ratio is not None
+        if self.config.scope == "local":
+            return self._local(self.config.channel_ratio)
+        total = len(self.order)
+        return self._global(round(self.config.channel_ratio * total))
+
+    def within_macs(self) -> Tensor:
+        """The plan that removes least and keeps at most ``macs`` of the multiply-accumulates."""
+        assert self.config.macs is not None
+        whole = count_macs(self.coupling, self.coupling.everything())
+        limit = self.config.macs * whole
+        steps = len(self.order)
+        plan: Callable[[int], Tensor]
+        if self.config.scope == "local":
+            plan = lambda removed: self._local(removed / steps)  # noqa: E731 (chosen by scope)
+        else:
+            plan = self._global
+        reached = count_macs(self.coupling, plan(steps))
+        if reached > limit:
+            raise TargetUnreachableError(
+                f"macs: at most {self.config.macs:g} of the original was asked for; with every "
+                f"channel group at its floor {reached / whole:.3f} remain; ask for more than that, "
+                "exclude less, or use a smaller channel_multiple"
+            )
+        low, high = 0, steps
+        while low < high:
+            middle = (low + high) // 2
+            if count_macs(self.coupling, plan(middle)) <= limit:
+                high = middle
+            else:
+                low = middle + 1
+        return plan(high)
+
+    def _global_order(self) -> Tensor:
+        """All channels, least important first, scores being relative to their group's mean."""
+        relative = torch.cat([score / (score.mean() + 1e-12) for score in self.scores])
+        channels = torch.cat([group.channels for group in self.coupling.groups])
+        return channels[relative.argsort(stable=True)]
+
+    def _global(self, removed: int) -> Tensor:
+        keep = self.coupling.everything()
+        keep[self.order[:removed]] = False
+        return self._rounded(keep, floor=_FLOOR)
+
+    def _local(self, ratio: float) -> Tensor:
+        keep = self.coupling.everything()
+        for group, rank in zip(self.coupling.groups, self.ranks, strict=True):
+            keep[group.channels] = rank >= round(ratio * len(group))
+        return self._rounded(keep, floor=0.0)
+
+    def _rounded(self, keep: Tensor, *, floor: float) -> Tensor:
+        """Give each group back its best channels, up to its floor and its multiple."""
+        for group, rank in zip(self.coupling.groups, self.ranks, strict=True):
+            size = len(group)
+            wanted = max(int(keep[group.channels].sum()), ceil(floor * size), 1)
+            wanted = min(ceil(wanted / self.multiple) * self.multiple, size)
+            keep[group.channels] = rank >= size - wanted
+        return keep
+
+
+def _nothing(coupling: Coupling) -> str:
+    reasons = sorted({f"{f.operator} ({f.reason})" for f in coupling.frozen})
+    if reasons:
+        return (
+            "no parameter dimension may shrink: all are tied to inputs, outputs or to operators "
+            f"that may not lose channels: {', '.join(reasons[:5])}"
+        )
+    return (
+        "no parameter dimension may shrink: every one is an input or an output of the model, or "
+        "excluded; a model needs at least one inner layer, such as two linear layers in a row"
+    )
+
+
+def _far_below(asked: float, before: int, after: int) -> list[str]:
+    if asked - after / before <= _TOLERANCE:
+        return []
+    warning = (
+        f"macs: {asked:g} of the original was asked for and {after / before:.3f} remain, as the "
+        "next larger plan would exceed the budget"
+    )
+    return [warning]

@@ -1,0 +1,1 @@
+"""Regain what pruning lost. One file for each step of a recipe."""

@@ -1,0 +1,69 @@
+"""Plain supervised training."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from worker.engine import objective
+from worker.engine.config import FinetuneConfig
+from worker.engine.data import Rows
+from worker.engine.errors import DataMismatchError, DivergedError
+from worker.engine.program import Program
+from worker.engine.recovery.modes import training
+
+
+def finetune(
+    program: Program,
+    config: FinetuneConfig,
+    rows: Rows,
+    *,
+    seed: int,
+    on_progress: Callable[[int, int, str], None],
+) -> None:
+    """Train every parameter with AdamW and a cosine schedule without restarts.
+
+    Args:
+        program: Changed in place. Left in evaluation mode.
+        config: Epochs, learning rate, weight decay, batch size.
+        rows: Inputs and targets.
+        seed: Orders the rows and draws dropout.
+        on_progress: Told epochs done, of how many.
+
+    Raises:
+        DataMismatchError: No targets, or targets that do not fit the output.
+        DivergedError: The loss became infinite or undefined.
+    """
+    if rows.targets is None:
+        raise DataMismatchError("fine-tuning needs labels: the training data has no array targets")
+    torch.manual_seed(seed)
+    shuffle = np.random.default_rng(seed)
+    size = min(config.batch_size, len(rows))
+    steps = config.epochs * max(len(rows) // size, 1)
+    parameters = [p for p in program.module.parameters() if p.is_floating_point()]
+    for parameter in parameters:
+        parameter.requires_grad_()
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+    )
+    with training(program.module), torch.enable_grad():
+        for epoch in range(config.epochs):
+            order = shuffle.permutation(len(rows))
+            # Whole batches only: a batch norm cannot learn from a rest of one row.
+            for batch in rows.batches(program, size, order=order[: len(order) // size * size]):
+                assert batch.targets is not None
+                loss = objective.loss(program.run(batch.inputs)[0][: batch.count], batch.targets)
+                if not objective.is_finite(loss):
+                    raise DivergedError(
+                        f"the loss became {float(loss.detach())} in epoch {epoch + 1} of "
+                        f"{config.epochs}: use a learning_rate below {config.learning_rate:g}"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+            on_progress(epoch + 1, config.epochs, "epochs")
