@@ -1,0 +1,91 @@
+"""What a file may be, checked before anything reads it.
+
+A format is one module (or package) with an ``inspect_...`` function, and one row in the table
+below. The checks need the standard library alone, so that the HTTP service makes them as well as
+the engine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from formats.errors import FormatError, UnknownFormat
+from formats.npz import DatasetInfo, inspect_npz
+from formats.pt2 import ProgramInfo, inspect_pt2
+from formats.tensors import TensorInfo
+
+Kind = Literal["model", "dataset"]
+Info = TypeVar("Info")
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Generic[Info]):
+    """A kind of file that can be uploaded."""
+
+    name: str
+    kind: Kind
+    media_type: str
+    suffixes: tuple[str, ...]
+    inspect: Callable[[Path], Info]
+
+
+MODEL_FORMATS: dict[str, Format[ProgramInfo]] = {
+    row.name: row
+    for row in (
+        Format(
+            name="pt2",
+            kind="model",
+            media_type="application/vnd.pytorch.pt2",
+            suffixes=(".pt2",),
+            inspect=inspect_pt2,
+        ),
+    )
+}
+DATASET_FORMATS: dict[str, Format[DatasetInfo]] = {
+    row.name: row
+    for row in (
+        Format(
+            name="npz",
+            kind="dataset",
+            media_type="application/vnd.numpy.npz",
+            suffixes=(".npz",),
+            inspect=inspect_npz,
+        ),
+    )
+}
+
+
+def inspect_model(path: Path, format_name: str) -> ProgramInfo:
+    """Check a model's file, and say what is in it.
+
+    Raises:
+        FormatError: The format is unknown, or the file is not to be read.
+    """
+    if format_name not in MODEL_FORMATS:
+        raise UnknownFormat(format_name, known=MODEL_FORMATS)
+    return MODEL_FORMATS[format_name].inspect(path)
+
+
+def inspect_dataset(path: Path, format_name: str) -> DatasetInfo:
+    """Check a data set's file, and say what is in it.
+
+    Raises:
+        FormatError: The format is unknown, or the file is not to be read.
+    """
+    if format_name not in DATASET_FORMATS:
+        raise UnknownFormat(format_name, known=DATASET_FORMATS)
+    return DATASET_FORMATS[format_name].inspect(path)
+
+
+__all__ = [
+    "DATASET_FORMATS",
+    "MODEL_FORMATS",
+    "DatasetInfo",
+    "Format",
+    "FormatError",
+    "ProgramInfo",
+    "TensorInfo",
+    "inspect_dataset",
+    "inspect_model",
+]

@@ -1,0 +1,161 @@
+"""Every way in which a file is refused before anything reads it.
+
+* FormatError
+  x UnknownFormat         file.unknown_format
+  x UnreadableFile        file.unreadable
+  x TruncatedFile         file.truncated
+  x ArchiveTooLarge       file.too_large
+  x UnsafeFile            file.unsafe
+  * ModelFormatError
+    x NotAnArchive        model.not_an_archive
+    x PickledModule       model.pickled
+    x TorchScriptFile     model.torchscript
+    x UnsupportedProgram  model.unsupported
+  * DatasetFormatError
+    x DatasetUnreadable   dataset.unreadable
+
+Messages reach users: they say what was wrong, with the value; what is allowed; what to do. What
+comes from the file is shown escaped and cut short, as it may be anything.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+EXPORT_RECIPE = 'torch.export.save(torch.export.export(model.eval(), example_inputs), "model.pt2")'
+_SHOWN_CHARACTERS = 80
+
+
+def shown(value: object) -> str:
+    """Make a value from the file fit for a message: escaped, on one line, and short.
+
+    Of a container only the kind is shown: one that holds itself twice, many levels deep, has more
+    text than memory.
+    """
+    if isinstance(value, str | bytes):
+        cut = value[:_SHOWN_CHARACTERS]
+        return ascii(cut) if len(cut) == len(value) else f"{cut!a}..."
+    if isinstance(value, bool | int | float | None):
+        return ascii(value)
+    return f"a {type(value).__name__}"
+
+
+class FormatError(ValueError):
+    """Base of all. Only the leaves are raised; each leaf has a code of its own."""
+
+    code: ClassVar[str]
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class UnknownFormat(FormatError):
+    code = "file.unknown_format"
+
+    def __init__(self, name: str, *, known: Iterable[str]) -> None:
+        super().__init__(
+            f"no format is called {shown(name)}; known formats: {', '.join(sorted(known))}"
+        )
+        self.name = name
+
+
+class UnreadableFile(FormatError):
+    """The bytes are damaged, or break the rules of their container."""
+
+    code = "file.unreadable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the file cannot be read: {reason}; make it again and upload it again")
+
+
+class TruncatedFile(FormatError):
+    code = "file.truncated"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the file is cut short: {reason}; upload the whole file again")
+
+
+class ArchiveTooLarge(FormatError):
+    """Unpacking it would cost more than any honest file of its kind does."""
+
+    code = "file.too_large"
+
+    def __init__(self, what: str, *, found: int, limit: int) -> None:
+        super().__init__(f"the archive has {what} of {found}; at most {limit} is allowed")
+        self.found = found
+        self.limit = limit
+
+
+class UnsafeFile(FormatError):
+    """Something in the file could run code, or is outside what may be there at all."""
+
+    code = "file.unsafe"
+
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(
+            f"member {shown(member)} is refused: {reason}; nothing of the file was loaded. "
+            "Upload the file as the tool that makes this format wrote it"
+        )
+        self.member = member
+        self.reason = reason
+
+
+class ModelFormatError(FormatError):
+    """The file is no model that this service takes."""
+
+
+class NotAnArchive(ModelFormatError):
+    code = "model.not_an_archive"
+
+    def __init__(self, looks_like: str) -> None:
+        super().__init__(
+            f"a .pt2 file holds an exported program, and this looks like {looks_like}. "
+            f"Make one with: {EXPORT_RECIPE}"
+        )
+        self.looks_like = looks_like
+
+
+class PickledModule(ModelFormatError):
+    code = "model.pickled"
+
+    def __init__(self, looks_like: str) -> None:
+        super().__init__(
+            f"this looks like {looks_like}. Pickles run code when they are read, so none is taken; "
+            f"export the model instead: {EXPORT_RECIPE}"
+        )
+        self.looks_like = looks_like
+
+
+class TorchScriptFile(ModelFormatError):
+    code = "model.torchscript"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this is a TorchScript file (torch.jit.save). Export the module that it was made from "
+            f"instead: {EXPORT_RECIPE}"
+        )
+
+
+class UnsupportedProgram(ModelFormatError):
+    """An honest file may well be like this; what it needs is not available here."""
+
+    code = "model.unsupported"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the exported program cannot be taken: {reason}")
+        self.reason = reason
+
+
+class DatasetFormatError(FormatError):
+    """The file is no data set that this service takes."""
+
+
+class DatasetUnreadable(DatasetFormatError):
+    code = "dataset.unreadable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the data set cannot be read: {reason}. "
+            "Make one with: numpy.savez('data.npz', inputs=..., targets=...)"
+        )
+        self.reason = reason
