@@ -27,7 +27,7 @@ class ChannelGroup(Output):
     """All slices, over all parameters, that keep and lose the same channels."""
 
     id: str = Field(description="The same for the same model file.", examples=["g3"])
-    name: str = Field(description="The first parameter that makes these channels.")
+    name: str = Field(description="The first parameter that has these channels.")
     channel_count: int
     keep: list[int] = Field(description="Channels that stay, sorted.")
     importance: list[float] = Field(description="One score per channel; higher is kept.")

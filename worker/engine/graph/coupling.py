@@ -38,9 +38,13 @@ class ChannelGroup:
     """
 
     id: str
-    name: str
     channels: Tensor
     members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        """The first parameter that has these channels."""
+        return self.members[0].parameter
 
     def __len__(self) -> int:
         return len(self.channels)
@@ -71,6 +75,21 @@ class Coupling:
             ]
             for node, value in self.propagation.values.items()
         }
+
+    @cached_property
+    def sets(self) -> list[Tensor]:
+        """Channels that fill a dimension of some tensor alone: one of each set has to stay.
+
+        Small sets come first: in a concatenation, each part before the whole.
+        """
+        found: dict[tuple[int, ...], Tensor] = {}
+        for tensors in self.node_lines.values():
+            for _, lines in tensors:
+                for _, channels in lines:
+                    if int(channels.min()) >= 0:
+                        distinct = np.unique(channels.numpy())
+                        found.setdefault(tuple(distinct), torch.from_numpy(distinct))
+        return sorted(found.values(), key=len)
 
     def lines(self, value: Value) -> Lines:
         """Which channel each index of each dimension belongs to."""
@@ -134,7 +153,13 @@ def couple(program: Program, *, exclude: Sequence[str] = ()) -> Coupling:
     names = _parameter_names(program)
     matched = frozenset(name for name in names for pattern in exclude if fnmatchcase(name, pattern))
     unmatched = tuple(p for p in exclude if not any(fnmatchcase(name, p) for name in names))
-    propagation = propagate(program, exclude=matched)
+    return channels_of(program, propagate(program, exclude=matched), unmatched)
+
+
+def channels_of(
+    program: Program, propagation: Propagation, unmatched: tuple[str, ...] = ()
+) -> Coupling:
+    """Number the channels that a walk found, and group them."""
     trained = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
     rooted = {
         name: [(dim, propagation.roots[vector]) for dim, vector in _vectors(value)]
@@ -202,6 +227,5 @@ def _groups(members: list[Member], count: int) -> tuple[ChannelGroup, ...]:
     groups = []
     for number, (found, numbers) in enumerate(by_component.items()):
         own = tuple(m for at, m in enumerate(members) if component[count + at] == found)
-        name = next((m.parameter for m in own if m.dim == 0), own[0].parameter)
-        groups.append(ChannelGroup(f"g{number}", name, torch.tensor(numbers), own))
+        groups.append(ChannelGroup(f"g{number}", torch.tensor(numbers), own))
     return tuple(groups)

@@ -1,7 +1,6 @@
 """Walk the graph once and couple: from a program to its channels."""
 
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -126,20 +125,30 @@ class _Walk:
 
     def settle(self) -> Tensor:
         """Make every plane depend on one dimension only, so that tensors stay rectangular."""
-        planes = _distinct(
-            plane
-            for value in self.values.values()
-            for part in ([value] if isinstance(value, Value) else value)
-            for plane in part.planes
-            if sum(size > 1 for size in plane.shape) > 1
-        )
+        planes = [p for p in self._planes() if sum(size > 1 for size in p.shape) > 1]
         while True:
             roots = self.labels.roots()
             changed = False
             for plane in planes:
                 changed |= self._settle_plane(compressed(roots[plane]))
             if not changed:
-                return roots
+                return self._without_empty(roots)
+
+    def _without_empty(self, roots: Tensor) -> Tensor:
+        """Fix what fills a dimension alone: without it the tensor would be empty."""
+        for plane in self._planes():
+            alone = compressed(roots[plane])
+            if alone.numel() == 1:
+                self.labels.fix(alone)
+        return self.labels.roots()
+
+    def _planes(self) -> list[Tensor]:
+        """Every plane of every value, once."""
+        found: dict[int, Tensor] = {}
+        for value in self.values.values():
+            for part in [value] if isinstance(value, Value) else value:
+                found.update((id(plane), plane) for plane in part.planes)
+        return list(found.values())
 
     def _settle_plane(self, plane: Tensor) -> bool:
         varying = [dim for dim in range(plane.dim()) if plane.shape[dim] > 1]
@@ -183,13 +192,6 @@ def _makes_tensors(meta: object) -> bool:
 
 def _name(node: Node) -> str:
     return str(node.target).removeprefix("torch.ops.")
-
-
-def _distinct(planes: Iterable[Tensor]) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
-    for plane in planes:
-        found.setdefault(id(plane), plane)
-    return list(found.values())
 
 
 def _distinct_along(plane: Tensor, dim: int) -> int:

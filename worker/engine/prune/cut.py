@@ -27,6 +27,16 @@ def cut(coupling: Coupling, keep: Tensor) -> Program:
     Raises:
         ExportError: A size in the graph could not be rewritten, or the result does not export.
     """
+    changed = coupling.program.with_module(cut_module(coupling, keep))
+    return Program.from_exported(changed.export())
+
+
+def cut_module(coupling: Coupling, keep: Tensor) -> GraphModule:
+    """The program's graph with fewer channels. It runs; the shapes noted in it are the old ones.
+
+    Raises:
+        ExportError: A size in the graph could not be rewritten.
+    """
     program = coupling.program
     module = _copied(program.module)
     originals = list(program.graph.nodes)
@@ -52,7 +62,7 @@ def cut(coupling: Coupling, keep: Tensor) -> Program:
             _resize(node, Resizing(node, before, after, kept_before))
     _slice_parameters(module, coupling, keep)
     module.recompile()
-    return Program.from_exported(program.with_module(module).export())
+    return module
 
 
 def _copied(module: GraphModule) -> GraphModule:

@@ -17,8 +17,8 @@ from worker.engine.graph.coupling import Coupling
 
 FORMAT_VERSION = 1
 
-# No group loses more than this share of its channels in a global ranking: a layer with almost
-# nothing left is a bottleneck that no other layer makes up for.
+# Every dimension keeps this share of its channels in a global ranking: a layer with almost nothing
+# left is a bottleneck that no other layer makes up for.
 _FLOOR = 0.1
 # How far below the budget a plan may end, as a fraction of the program's MACs, before it says so.
 _TOLERANCE = 0.01
@@ -110,6 +110,8 @@ class _Choice:
         # Within a group, the least important first: position 0 goes before position 1.
         self.ranks = [score.argsort(stable=True).argsort() for score in scores]
         self.order = self._global_order()
+        self.position = torch.empty(coupling.channel_count, dtype=torch.int64)
+        self.position[self.order] = torch.arange(len(self.order))
 
     def by_ratio(self) -> Tensor:
         """The plan that removes ``channel_ratio`` of the channels."""
@@ -134,7 +136,7 @@ class _Choice:
         if reached > limit:
             raise TargetUnreachableError(
                 f"macs: at most {self.config.macs:g} of the original was asked for; with every "
-                f"channel group at its floor {reached / whole:.3f} remain; ask for more than that, "
+                f"dimension at its floor {reached / whole:.3f} remain; ask for more than that, "
                 "exclude less, or use a smaller channel_multiple"
             )
         low, high = 0, steps
@@ -164,12 +166,14 @@ class _Choice:
         return self._rounded(keep, floor=0.0)
 
     def _rounded(self, keep: Tensor, *, floor: float) -> Tensor:
-        """Give each group back its best channels, up to its floor and its multiple."""
-        for group, rank in zip(self.coupling.groups, self.ranks, strict=True):
-            size = len(group)
-            wanted = max(int(keep[group.channels].sum()), ceil(floor * size), 1)
+        """Give every dimension its best channels back, up to its floor and its multiple."""
+        for channels in self.coupling.sets:
+            size = len(channels)
+            wanted = max(int(keep[channels].sum()), ceil(floor * size), 1)
             wanted = min(ceil(wanted / self.multiple) * self.multiple, size)
-            keep[group.channels] = rank >= size - wanted
+            gone = channels[~keep[channels]]
+            best = gone[self.position[gone].argsort(descending=True)]
+            keep[best[: wanted - (size - len(gone))]] = True
         return keep
 
 

@@ -63,8 +63,9 @@ def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float
             return float("inf")
         if not one.numel():
             continue
-        scale = float(other.double().abs().max()) or 1.0
-        difference = float((one.double() - other.double()).abs().max())
+        one, other = one.detach().double(), other.detach().double()
+        scale = float(other.abs().max()) or 1.0
+        difference = float((one - other).abs().max())
         worst = max(worst, difference / scale)
     return worst
 

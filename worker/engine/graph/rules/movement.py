@@ -36,8 +36,6 @@ SPLITS = (
     aten.squeeze.dim,
     aten.squeeze.dims,
     aten.flip.default,
-    aten.pixel_shuffle.default,
-    aten.pixel_unshuffle.default,
     aten.unbind.int,
     aten.select.int,
     *SPLITS,
@@ -53,6 +51,15 @@ def moved(call: Call) -> Value | list[Value]:
         call.of(source), lambda labels: operator(labels, *numbers, **keywords)
     )
     return values[0] if isinstance(call.node.meta["val"], Tensor) else values
+
+
+@resize(aten.squeeze.default)
+def resized_squeeze(resizing: Resizing) -> None:
+    """Name the dimensions that go: one that was cut down to a single channel stays."""
+    node = resizing.node
+    shape = resizing.before[argument(node, "self")]
+    node.target = aten.squeeze.dims
+    node.args = (node.args[0], [at for at, size in enumerate(shape) if size == 1])
 
 
 @rule(*VIEWS, aten.flatten.using_ints, aten.unflatten.int)
@@ -217,10 +224,19 @@ def padded(call: Call) -> Value:
     source, pad = call.value("self"), call.argument("pad")
     rank = len(source.shape)
     touched = [rank - 1 - at // 2 for at, amount in enumerate(pad) if amount]
-    mode = call.node.target == aten.pad.default and call.argument("mode") != "constant"
-    if (mode or any(amount < 0 for amount in pad)) and any(source.along(at) for at in touched):
-        raise Refusal("a padding that repeats or cuts channels")
-    if mode:
-        return Value(call.output, source.planes)
-    (value,) = call.labels.moved(source, lambda labels: aten.constant_pad_nd(labels, pad, 0))
-    return value
+    repeats = call.node.target == aten.pad.default and call.argument("mode") != "constant"
+    if repeats or any(amount < 0 for amount in pad):
+        # What repeats or cuts a dimension keeps it whole; the other dimensions pass.
+        for plane in {id(p): p for at in touched for p in source.along(at)}.values():
+            call.labels.fix(plane)
+        passing = [p for p in source.planes if all(p.shape[at] == 1 for at in touched)]
+        return Value(call.output, tuple(passing))
+    return call.labels.settled(call.output, [_padded(plane, pad) for plane in source.planes])
+
+
+def _padded(plane: Tensor, pad: Sequence[int]) -> Tensor:
+    """Pad a plane with fixed labels, in the dimensions along which it varies."""
+    own = [
+        amount if plane.shape[plane.dim() - 1 - at // 2] > 1 else 0 for at, amount in enumerate(pad)
+    ]
+    return torch.constant_pad_nd(plane, own, 0)

@@ -26,6 +26,8 @@ def is_pointwise(operator: Any) -> bool:
     aten.dropout_.default,
     aten.expand_as.default,
     aten.feature_dropout.default,
+    aten.fill_.Scalar,
+    aten.fill_.Tensor,
     aten.full_like.default,
     aten.hardswish.default,
     aten.hardswish_.default,
@@ -35,6 +37,7 @@ def is_pointwise(operator: Any) -> bool:
     aten.to.dtype,
     aten.to.dtype_layout,
     aten.type_as.default,
+    aten.zero_.default,
     aten.zeros_like.default,
 )
 def pointwise(call: Call) -> Value:

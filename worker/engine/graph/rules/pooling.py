@@ -29,6 +29,32 @@ SPATIAL_RANK = {
 """How many trailing dimensions each operator mixes."""
 
 
+@rule(aten.pixel_shuffle.default)
+def pixel_shuffle(call: Call) -> Value:
+    """Couple a shuffle of channels into pixels: all that make one channel go together."""
+    factor = call.argument("upscale_factor")
+    return call.coupler.equate(
+        "... (c r s) h w -> ... c (h r) (w s)",
+        call.value("self"),
+        output=call.output,
+        sizes={"r": factor, "s": factor},
+        fixed=("r", "s", "h", "w"),
+    )
+
+
+@rule(aten.pixel_unshuffle.default)
+def pixel_unshuffle(call: Call) -> Value:
+    """Couple a shuffle of pixels into channels: all that came from one channel go together."""
+    factor = call.argument("downscale_factor")
+    return call.coupler.equate(
+        "... c (h r) (w s) -> ... (c r s) h w",
+        call.value("self"),
+        output=call.output,
+        sizes={"r": factor, "s": factor},
+        fixed=("r", "s", "h", "w"),
+    )
+
+
 @rule(*SPATIAL_RANK)
 def pooling(call: Call) -> Value:
     """Couple an operator that works on each channel's space alone."""

@@ -40,7 +40,7 @@ def recurrent(call: Call) -> list[Value]:
     for _ in range(call.argument("num_layers")):
         outputs = [_cell(call, value, next(cells), hidden, gates) for _ in range(directions)]
         value = outputs[0] if directions == 1 else call.coupler.concatenate(*outputs, dim=-1)
-    return [value, *(_final_state(call, state) for state in hidden)]
+    return [value, *(_final_state(state) for state in hidden)]
 
 
 def _cell(
@@ -49,8 +49,10 @@ def _cell(
     """One layer in one direction."""
     biases = len(cell) - 2
     width = cell[1].shape[1]
-    lead = "t" if len(source.shape) == 2 else "t n"
-    state = "* h" if len(hidden[0].shape) == 2 else "* * h"
+    batched = len(source.shape) == 3
+    # Time stays: a step that is left out changes every state after it.
+    lead = ("n *" if call.argument("batch_first") else "* n") if batched else "*"
+    state = "* n h" if batched else "* h"
     equation = (
         f"{lead} i, (q h) i, (q h) h"
         + ", (q h)" * biases
@@ -74,10 +76,9 @@ def _initial_states(call: Call) -> list[Value]:
     return [call.of(node) for node in nodes]
 
 
-def _final_state(call: Call, initial: Value) -> Value:
-    """A state keeps the shape and the channels of the one it started from."""
-    del call
-    return Value(initial.shape, tuple(p for p in initial.planes if p.shape[-1] > 1))
+def _final_state(initial: Value) -> Value:
+    """A state ends with the shape and the channels that it started with; all layers stay."""
+    return Value(initial.shape, tuple(p for p in initial.planes if p.shape[0] == 1))
 
 
 def _chunks(values: Sequence[Value], size: int) -> Iterator[Sequence[Value]]:

@@ -1,0 +1,225 @@
+"""The pipeline on real digits: what it writes, what it says, and how it refuses."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.zoo.exported import export
+from worker.engine.compress import compress, make_plan
+from worker.engine.config import (
+    EvaluationConfig,
+    FinetuneConfig,
+    PruneConfig,
+    RecalibrateConfig,
+    Request,
+)
+from worker.engine.errors import BaselineError, DataMismatchError, DivergedError, EngineError
+from worker.engine.load import load_program
+from worker.engine.program import Program
+
+
+def _silent(stage: str, done: int, total: int, unit: str) -> None:
+    """Nobody watches."""
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.hidden = nn.Linear(8 * 36, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).relu().flatten(1)
+        return self.head(self.hidden(x).relu())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A briefly trained network and its data, as files."""
+    folder = tmp_path_factory.mktemp("digits")
+    # Synthetic, so that it is quick: the class is where the bright rows are.
+    draw = np.random.default_rng(0)
+    targets = draw.integers(0, 10, 400)
+    inputs = draw.normal(0, 0.3, (400, 1, 8, 8)).astype(np.float32)
+    for row, target in zip(inputs, targets, strict=True):
+        row[0, target % 8] += 1 + target // 8
+    np.savez(folder / "train.npz", inputs=inputs[:300], targets=targets[:300])
+    np.savez(folder / "test.npz", inputs=inputs[300:], targets=targets[300:])
+    torch.manual_seed(0)
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(
+            net(torch.from_numpy(inputs[:300])), torch.from_numpy(targets[:300])
+        )
+        loss.backward()
+        optimizer.step()
+    example = torch.from_numpy(inputs[:2].copy())
+    torch.export.save(export(net.eval(), example), folder / "model.pt2")
+    return folder
+
+
+def _request(folder: Path, output: Path, *steps, **fields) -> Request:
+    model = folder / "model.pt2"
+    given = {
+        "train": folder / "train.npz",
+        "test": folder / "test.npz",
+        "evaluation": EvaluationConfig(latency_rounds=3),
+        **fields,
+    }
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    return Request(model, digest, steps, output, **given)
+
+
+HALF = PruneConfig(macs=0.5)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output")
+    tune = FinetuneConfig(epochs=20, learning_rate=3e-3, batch_size=32)
+    request = _request(folder, output, HALF, RecalibrateConfig(), tune)
+    seen = []
+    report = compress(request, on_progress=lambda *event: seen.append(event))
+    return output, report, seen
+
+
+def test_the_report_says_what_the_saved_file_does(finished, folder):
+    output, report, _ = finished
+    program = Program.from_exported(load_program(output / "model.pt2"))
+    test = np.load(folder / "test.npz")
+    with torch.no_grad():
+        predicted = program.run([torch.from_numpy(test["inputs"])])[0].argmax(1)
+    accuracy = float((predicted.numpy() == test["targets"]).mean())
+    assert report["after_recovery"]["quality"]["accuracy"] == pytest.approx(accuracy)
+    after = report["after_recovery"]["counts"]
+    assert after["macs"] <= 0.5 * report["before"]["counts"]["macs"]
+    assert after["parameters"] == sum(p.numel() for p in program.module.parameters())
+    assert report["after_recovery"]["file_bytes"] == (output / "model.pt2").stat().st_size
+
+
+def test_fine_tuning_gives_back_what_pruning_took(finished):
+    _, report, _ = finished
+    accuracy = [report[when]["quality"]["accuracy"] for when in ("before", "after_recovery")]
+    assert accuracy[0] > 0.9
+    assert accuracy[1] >= accuracy[0] - 0.02
+
+
+def test_the_weights_are_there_as_safetensors_too(finished):
+    output, _, _ = finished
+    program = Program.from_exported(load_program(output / "model.pt2"))
+    weights = load_file(output / "model.safetensors")
+    state = program.module.state_dict()
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[name], state[name]) for name in state)
+
+
+def test_progress_ends_where_it_said_it_would(finished):
+    _, _, seen = finished
+    stages = list(dict.fromkeys(stage for stage, *_ in seen))
+    assert stages == [
+        "loading",
+        "baseline",
+        "scoring",
+        "pruning",
+        "recovering",
+        "saving",
+        "verifying",
+        "evaluating",
+    ]
+    assert all(0 <= done <= total for _, done, total, _ in seen)
+
+
+def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
+    steps = (HALF, FinetuneConfig(epochs=1))
+    digests = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        compress(_request(folder, tmp_path / name, *steps), on_progress=_silent)
+        digests.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert digests[0] == digests[1]
+
+
+def test_a_plan_changes_nothing_and_says_everything(folder, tmp_path):
+    plan = make_plan(_request(folder, tmp_path, HALF), on_progress=_silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    assert json.loads((tmp_path / "plan.json").read_text()) == plan
+    assert plan["predicted"]["macs"] <= plan["baseline"]["macs"] / 2
+    group = plan["channel_groups"][0]
+    assert (group["name"], group["channel_count"]) == ("conv.weight", 8)
+    assert {(m["parameter"], m["dim"]) for m in group["members"]} == {
+        ("conv.weight", 0),
+        ("conv.bias", 0),
+        ("norm.weight", 0),
+        ("norm.bias", 0),
+        ("norm.running_mean", 0),
+        ("norm.running_var", 0),
+        ("hidden.weight", 1),
+    }
+
+
+def test_two_prune_steps_leave_two_plans(folder, tmp_path):
+    steps = (PruneConfig(channel_ratio=0.2), PruneConfig(channel_ratio=0.2))
+    compress(_request(folder, tmp_path, *steps), on_progress=_silent)
+    assert {path.name for path in tmp_path.glob("plan*")} == {"plan-0.json", "plan-1.json"}
+
+
+def _fails(folder: Path, output: Path, *steps, **fields) -> EngineError:
+    with pytest.raises(EngineError) as caught:
+        compress(_request(folder, output, *steps, **fields), on_progress=_silent)
+    return caught.value
+
+
+def test_a_data_set_of_another_dtype_is_refused_with_both(folder, tmp_path):
+    np.savez(tmp_path / "wrong.npz", inputs=np.zeros((4, 1, 8, 8)), targets=np.zeros(4, np.int64))
+    error = _fails(folder, tmp_path, HALF, test=tmp_path / "wrong.npz")
+    assert isinstance(error, DataMismatchError)
+    assert "float64" in str(error)
+    assert "float32" in str(error)
+
+
+def test_a_class_that_the_output_lacks_is_named(folder, tmp_path):
+    inputs = np.zeros((4, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "wrong.npz", inputs=inputs, targets=np.array([0, 1, 2, 10]))
+    error = _fails(folder, tmp_path, HALF, test=tmp_path / "wrong.npz")
+    assert "class 10" in str(error)
+    assert "0 to 9" in str(error)
+
+
+def test_fine_tuning_without_labels_is_refused(folder, tmp_path):
+    np.savez(tmp_path / "bare.npz", inputs=np.zeros((4, 1, 8, 8), np.float32))
+    error = _fails(folder, tmp_path, HALF, FinetuneConfig(), train=tmp_path / "bare.npz")
+    assert "targets" in str(error)
+
+
+def test_a_learning_rate_that_blows_up_is_told(folder, tmp_path):
+    error = _fails(folder, tmp_path, HALF, FinetuneConfig(epochs=40, learning_rate=1e30))
+    assert isinstance(error, DivergedError)
+    assert "learning_rate below 1e+30" in str(error)
+
+
+def test_a_model_that_does_not_run_on_its_example_is_told_apart(tmp_path):
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(3, 4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.table(x))
+
+    exported = export(Picky().eval(), torch.zeros(2, 3, dtype=torch.int64))
+    exported.example_inputs[0][0].fill_(7)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    error = _fails(tmp_path, tmp_path, HALF, train=None, test=None)
+    assert isinstance(error, BaselineError)
+    assert "example inputs" in str(error)

@@ -1,0 +1,95 @@
+"""Prune, then run == run, then prune: the property that every rule must have."""
+
+import warnings
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils import _pytree as pytree
+
+from tests.zoo.operators import CASES, Case, OneCall
+from worker.engine.graph.coupling import Coupling, channels_of, kept_along
+from worker.engine.graph.propagate import Propagation, _Walk
+from worker.engine.graph.registry import RULES
+from worker.engine.program import Program
+from worker.engine.prune.cut import cut_module
+from worker.engine.prune.silence import SilencedProgram
+from worker.engine.prune.verify import TOLERANCE, relative_error
+
+
+def analyzed(case: Case) -> Coupling:
+    """A case's coupling with its outputs left free: the operator alone decides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of the exporter, about parameters made on the fly.
+        exported = torch.export.export(OneCall(case).eval(), ())
+    program = Program.from_exported(exported)
+    walk = _Walk(program)
+    for node in program.graph.nodes:
+        if node.op != "output":
+            walk.visit(node)
+    roots = walk.settle()
+    found = Propagation(walk.values, walk.parameters, roots, walk.frozen, walk.normalized)
+    return channels_of(program, found)
+
+
+@cache
+def coupling_of(case: Case) -> Coupling:
+    return analyzed(case)
+
+
+def outputs_agree(coupling: Coupling, keep: torch.Tensor) -> bool:
+    """Whether the cut call's outputs are the silenced call's outputs, sliced."""
+    graph = coupling.program.graph
+    (returned,) = (node for node in graph.nodes if node.op == "output")
+    with torch.no_grad():
+        reference = pytree.tree_leaves(SilencedProgram(coupling, keep).run())
+        found = pytree.tree_leaves(cut_module(coupling, keep)())
+    sources = [node for node in pytree.tree_leaves(returned.args) if node is not None]
+    expected = []
+    for value, node in zip(reference, sources, strict=True):
+        lines = coupling.node_lines[node][0][1]
+        for dim in {at for at, _ in lines}:
+            kept = kept_along(lines, dim, value.shape[dim], keep)
+            value = value.index_select(dim, kept.nonzero().flatten())
+        expected.append(value)
+    return relative_error(found, expected) <= TOLERANCE
+
+
+def keeps(coupling: Coupling) -> st.SearchStrategy[torch.Tensor]:
+    """Any choice of channels that leaves one in every dimension."""
+
+    def repaired(chosen: list[bool]) -> torch.Tensor:
+        keep = torch.tensor([*chosen, True])
+        for channels in coupling.sets:
+            if not keep[channels].any():
+                keep[channels[0]] = True
+        return keep
+
+    count = coupling.channel_count
+    return st.lists(st.booleans(), min_size=count, max_size=count).map(repaired)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_prune_then_run_is_run_then_prune(case):
+    coupling = coupling_of(case)
+    assert not coupling.frozen
+
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    @given(keeps(coupling))
+    def holds(keep):
+        assert outputs_agree(coupling, keep)
+
+    holds()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_rule_finds_all_the_channels_that_there_are(case):
+    assert coupling_of(case).channel_count == case.channels
+
+
+def test_every_rule_has_a_case():
+    # A size is a number, no tensor: every pattern with a recurrent layer reads one.
+    covered = {case.operator for case in CASES} | {torch.ops.aten.sym_size.int}
+    assert set(RULES) == covered & set(RULES)

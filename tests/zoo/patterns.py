@@ -1,0 +1,301 @@
+"""One tiny module for each pattern that networks are made of, with example inputs.
+
+Each must be pruned, run, and be exact. ``input_shape`` has no batch: the tests add a dynamic one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Residual(nn.Module):
+    """A block's output is added to its input: both lose the same channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.inner = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.outer = nn.Conv2d(12, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.stem(x))
+        x = x + self.outer(functional.relu(self.norm(self.inner(x))))
+        return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class PaddedShortcut(nn.Module):
+    """A shortcut without parameters: every second pixel, zero channels around (CIFAR ResNets)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.down = nn.Conv2d(8, 16, 3, padding=1, stride=2)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.stem(x))
+        shortcut = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        return self.head((self.down(x) + shortcut).relu().mean((2, 3)))
+
+
+class Concatenation(nn.Module):
+    """Channels of two producers lie side by side (DenseNet)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 4, 3, padding=1)
+        self.third = nn.Conv2d(12, 6, 1)
+        self.head = nn.Linear(6 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.first(x))
+        x = torch.cat([x, self.second(x)], 1)
+        return self.head(functional.max_pool2d(self.third(x), 2).flatten(1))
+
+
+class Split(nn.Module):
+    """Channels of one producer go to two consumers, in unequal parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 10, 3, padding=1)
+        self.left = nn.Conv2d(4, 6, 3, padding=1)
+        self.right = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.stem(x).split([4, 6], dim=1)
+        return self.head((self.left(left) * torch.sigmoid(self.right(right))).mean((2, 3)))
+
+
+class Chunk(nn.Module):
+    """One half gates the other: channels go in pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 16)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.stem(x).chunk(2, dim=-1)
+        return self.head(value * functional.silu(gate))
+
+
+class GroupedAndDepthwise(nn.Module):
+    """Conv groups go whole; a depthwise convolution loses what it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4)
+        self.norm = nn.GroupNorm(4, 12)
+        self.last = nn.Conv2d(12, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.hardswish(self.depthwise(self.stem(x)))
+        return self.head(self.last(self.norm(self.grouped(x))).mean((2, 3)))
+
+
+class SqueezeExcite(nn.Module):
+    """Channels are scaled by what a small network makes of their means."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.squeeze = nn.Conv2d(8, 4, 1)
+        self.excite = nn.Conv2d(4, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        scale = torch.sigmoid(self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()))
+        return self.head((x * scale).mean((2, 3)))
+
+
+class EncoderDecoder(nn.Module):
+    """Down and up again, with a skip connection (U-Net)."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 12, 3, padding=1)
+        self.up = nn.ConvTranspose2d(12, 8, 2, stride=2)
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = functional.relu(self.down(x))
+        x = self.up(functional.relu(self.middle(functional.avg_pool2d(skip, 2))))
+        return self.head(torch.cat([skip, x], dim=1))
+
+
+class SubPixel(nn.Module):
+    """Channels become pixels: four channels that make one go together."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+        self.head = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.shuffle(self.stem(x)).relu())
+
+
+class Shuffled(nn.Module):
+    """Channels are dealt out anew between conv groups (ShuffleNet)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.mix = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.head(self.mix(x).mean((2, 3)))
+
+
+class Reused(nn.Module):
+    """One layer is called twice: what it reads and what it writes are the same channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.twice = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head(self.twice(self.twice(x).relu()).relu())
+
+
+class TiedWeights(nn.Module):
+    """One tensor is two layers' weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Linear(6, 8, bias=False)
+        self.middle = nn.Linear(8, 8)
+        self.decode = nn.Linear(6, 8, bias=False)
+        self.decode.weight = self.encode.weight
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.middle(self.encode(x)), self.decode(x)], dim=-1))
+
+
+class RecurrentStack(nn.Module):
+    """A two-way LSTM of two layers, a GRU behind it, and the last step's output."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(5, 8, 2, batch_first=True, bidirectional=True)
+        self.gru = nn.GRU(16, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.lstm(x)
+        x, state = self.gru(x)
+        return self.head(x[:, -1] + state[0])
+
+
+class PlainRecurrence(nn.Module):
+    """A tanh RNN without biases, time first."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.RNN(5, 8, bias=False, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0].sum(1))
+
+
+class VisionTransformer(nn.Module):
+    """A class token, a position table, pre-norm encoder layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(5, 16)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.position = nn.Parameter(torch.randn(1, 8, 16))
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token.expand(x.shape[0], -1, -1)
+        x = torch.cat([token, self.embed(x)], dim=1) + self.position
+        return self.head(self.encoder(x)[:, 0])
+
+
+class ManualAttention(nn.Module):
+    """Attention written out: one projection for q, k and v, matmul, softmax, matmul."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 12)
+        self.qkv = nn.Linear(12, 36)
+        self.out = nn.Linear(12, 12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = torch.softmax(q @ k.transpose(-2, -1) * 0.5, dim=-1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, t, 12))
+        return self.head(x.mean(1))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A module, what it takes, and whether a normalization runs over a dimension it may lose."""
+
+    build: Callable[[], nn.Module]
+    input_shape: tuple[int, ...]
+    is_exempt: bool = False
+    takes_tokens: bool = False
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.GELU(), nn.Dropout(), nn.Linear(12, 3)
+    )
+
+
+def post_norm_encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+
+PATTERNS: dict[str, Pattern] = {
+    "mlp": Pattern(mlp, (6,)),
+    "residual": Pattern(Residual, (3, 8, 8)),
+    "padded_shortcut": Pattern(PaddedShortcut, (3, 8, 8)),
+    "concatenation": Pattern(Concatenation, (3, 8, 8)),
+    "split": Pattern(Split, (3, 8, 8)),
+    "chunk": Pattern(Chunk, (6,)),
+    "grouped_and_depthwise": Pattern(GroupedAndDepthwise, (3, 8, 8)),
+    "squeeze_excite": Pattern(SqueezeExcite, (3, 8, 8)),
+    "encoder_decoder": Pattern(EncoderDecoder, (3, 8, 8)),
+    "sub_pixel": Pattern(SubPixel, (3, 6, 6)),
+    "shuffled": Pattern(Shuffled, (3, 6, 6)),
+    "reused": Pattern(Reused, (6,)),
+    "tied_weights": Pattern(TiedWeights, (6,)),
+    "recurrent_stack": Pattern(RecurrentStack, (7, 5)),
+    "plain_recurrence": Pattern(PlainRecurrence, (7, 5)),
+    "vision_transformer": Pattern(VisionTransformer, (7, 5), is_exempt=True),
+    "post_norm_encoder": Pattern(post_norm_encoder, (7, 16)),
+    "manual_attention": Pattern(ManualAttention, (7,), takes_tokens=True),
+}
