@@ -1,0 +1,150 @@
+"""Quality against numbers by hand, batches of every size, latency of both in turn."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.zoo.exported import export
+from worker.engine import objective
+from worker.engine.data import Rows
+from worker.engine.errors import DataMismatchError
+from worker.engine.measure.latency import latency
+from worker.engine.measure.quality import quality
+from worker.engine.program import Program
+
+
+def _nothing(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+class Scaled(nn.Module):
+    """Returns its input, times a weight: what it predicts is plain to see."""
+
+    def __init__(self, weights: list[float]):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights))
+
+    def forward(self, x):
+        return x * self.weights
+
+
+def _program(*weights: float) -> Program:
+    return Program.from_exported(export(Scaled(list(weights)), torch.ones(2, len(weights))))
+
+
+def _static(rows: int) -> Program:
+    exported = torch.export.export(Scaled([1.0, 1.0]), (torch.ones(rows, 2),))
+    return Program.from_exported(exported)
+
+
+LOGITS = np.array([[2, 0], [0, 1], [3, 1], [1, 2], [0, 5]], np.float32)
+
+
+def test_quality_is_what_a_reader_computes_by_hand():
+    rows = Rows((LOGITS,), np.array([0, 1, 1, 1, 0]))
+    original, flipped = _program(1.0, 1.0), _program(1.0, 0.1)
+    found = quality(flipped, original, rows, batch_size=2, on_batch=_nothing)
+    # With the second logit at a tenth: classes 0 1 0 0 1, the original's 0 1 0 1 1.
+    assert found["row_count"] == 5
+    assert found["accuracy"] == pytest.approx(2 / 5)
+    assert found["agreement"] == pytest.approx(4 / 5)
+    assert found["output_mse"] == pytest.approx(float(np.square(0.9 * LOGITS[:, 1]).sum()) / 10)
+    scaled = torch.from_numpy(LOGITS * np.array([1, 0.1], np.float32))
+    expected = nn.functional.cross_entropy(scaled, torch.from_numpy(rows.targets))
+    assert found["loss"] == pytest.approx(float(expected))
+
+
+def test_the_original_agrees_with_itself():
+    rows = Rows((LOGITS,), np.array([0, 1, 1, 1, 0]))
+    original = _program(1.0, 1.0)
+    found = quality(original, original, rows, batch_size=64, on_batch=_nothing)
+    assert (found["agreement"], found["output_mse"]) == (1.0, 0.0)
+
+
+def test_float_targets_give_a_squared_error_and_no_accuracy():
+    rows = Rows((LOGITS,), LOGITS + 1)
+    program = _program(1.0, 1.0)
+    found = quality(program, program, rows, batch_size=3, on_batch=_nothing)
+    assert found["loss"] == pytest.approx(1.0)
+    assert found["accuracy"] is None
+    assert found["agreement"] is None
+
+
+def test_without_targets_only_the_outputs_are_compared():
+    rows = Rows((LOGITS,), None)
+    found = quality(_program(1.0, 1.0), _program(2.0, 2.0), rows, batch_size=3, on_batch=_nothing)
+    assert found["loss"] is None
+    assert found["output_mse"] > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
+def test_a_fixed_number_of_rows_is_filled_up_and_the_padding_not_counted(size):
+    rows = Rows((LOGITS,), np.array([0, 1, 1, 1, 0]))
+    program = _static(3)
+    found = quality(program, program, rows, batch_size=size, on_batch=_nothing)
+    assert found["row_count"] == 5
+    assert found["accuracy"] == pytest.approx(3 / 5)
+
+
+def test_batches_are_as_many_as_announced():
+    rows = Rows((LOGITS,), None)
+    for program, size in ((_program(1.0, 1.0), 2), (_static(3), 1), (_program(1.0, 1.0), 1000)):
+        batches = list(rows.batches(program, size))
+        assert len(batches) == rows.batch_count(program, size)
+        assert sum(batch.count for batch in batches) == 5
+
+
+def test_several_inputs_are_taken_in_the_order_of_their_numbers(tmp_path):
+    np.savez(
+        tmp_path / "data.npz",
+        **{f"inputs_{at}": np.full((2, 2), at, np.float32) for at in range(11)},
+    )
+
+    class Eleven(nn.Module):
+        def forward(self, *inputs):
+            return torch.stack(inputs).sum(0)
+
+    exported = torch.export.export(Eleven(), tuple(torch.zeros(2, 2) for _ in range(11)))
+    rows = Rows.read(tmp_path / "data.npz", Program.from_exported(exported))
+    assert [int(array[0, 0]) for array in rows.inputs] == list(range(11))
+
+
+def test_another_number_of_inputs_is_refused_with_both(tmp_path):
+    np.savez(tmp_path / "data.npz", inputs_0=LOGITS, inputs_1=LOGITS)
+    with pytest.raises(DataMismatchError, match="2 inputs and the model takes 1"):
+        Rows.read(tmp_path / "data.npz", _program(1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("output", "targets", "said"),
+    [
+        (torch.zeros(2, 3), torch.tensor([0, 3]), "class 3"),
+        (torch.zeros(2, 3), torch.tensor([-1, 0]), "class -1"),
+        (torch.zeros(2), torch.tensor([0, 1]), "rows, classes"),
+        (torch.zeros(2, 3), torch.zeros(2), "output's own shape"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(output, targets, said):
+    with pytest.raises(DataMismatchError, match=said):
+        objective.loss(output, targets)
+
+
+def test_each_round_times_both_and_warm_up_is_not_counted():
+    seen = []
+    found = latency(
+        _program(1.0, 1.0),
+        _program(2.0, 2.0),
+        batch_size=7,
+        rounds=4,
+        on_round=lambda done, total: seen.append((done, total)),
+    )
+    assert len(found.original_ms) == len(found.compressed_ms) == 4
+    assert found.batch_size == 7
+    assert found.speedup > 0
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_latency_of_a_program_with_a_fixed_batch_uses_that():
+    found = latency(_static(3), _static(3), batch_size=7, rounds=1, on_round=_nothing)
+    assert found.batch_size == 3

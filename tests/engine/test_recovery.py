@@ -1,0 +1,102 @@
+"""Training and calibrating exported programs, whose mode is written into their graph."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.zoo.exported import export
+from worker.engine.config import FinetuneConfig, RecalibrateConfig
+from worker.engine.data import Rows
+from worker.engine.program import Program
+from worker.engine.recovery.finetune import finetune
+from worker.engine.recovery.modes import training
+from worker.engine.recovery.recalibrate import recalibrate
+
+
+def _nothing(done: int, total: int, unit: str) -> None:
+    """Nobody watches."""
+
+
+def _rows(count: int = 96, seed: int = 0) -> Rows:
+    draw = np.random.default_rng(seed)
+    inputs = draw.normal(3.0, 2.0, (count, 4)).astype(np.float32)
+    return Rows((inputs,), (inputs.sum(1) > 12).astype(np.int64))
+
+
+def _program(*, dropout: float = 0.0) -> Program:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.BatchNorm1d(4), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2)
+    )
+    return Program.from_exported(export(module.eval(), torch.zeros(2, 4)))
+
+
+def test_recalibration_sets_statistics_to_those_of_the_data_and_changes_no_weight():
+    program, rows = _program(), _rows()
+    weights = {name: p.clone() for name, p in program.module.named_parameters()}
+    config = RecalibrateConfig(sample_count=96, batch_size=96)
+    recalibrate(program, config, rows, seed=0, on_progress=_nothing)
+    inputs = torch.from_numpy(rows.inputs[0])
+    torch.testing.assert_close(program.module.get_buffer("0.running_mean"), inputs.mean(0))
+    torch.testing.assert_close(program.module.get_buffer("0.running_var"), inputs.var(0))
+    for name, parameter in program.module.named_parameters():
+        assert torch.equal(parameter, weights[name])
+
+
+def test_recalibration_averages_over_batches_of_equal_size():
+    program, rows = _program(), _rows(100)
+    config = RecalibrateConfig(sample_count=64, batch_size=16)
+    recalibrate(program, config, rows, seed=5, on_progress=_nothing)
+    order = np.random.default_rng(5).permutation(100)[:64]
+    chosen = torch.from_numpy(rows.inputs[0][order])
+    torch.testing.assert_close(program.module.get_buffer("0.running_mean"), chosen.mean(0))
+
+
+def test_a_program_without_batch_norms_is_left_alone():
+    program = Program.from_exported(export(nn.Linear(4, 2).eval(), torch.zeros(2, 4)))
+    recalibrate(program, RecalibrateConfig(), _rows(), seed=0, on_progress=_nothing)
+
+
+def test_fine_tuning_learns():
+    program, rows = _program(), _rows(256)
+
+    def accuracy() -> float:
+        with torch.no_grad():
+            output = program.run([torch.from_numpy(rows.inputs[0])])[0]
+        return float((output.argmax(1).numpy() == rows.targets).mean())
+
+    config = FinetuneConfig(epochs=20, learning_rate=1e-2, batch_size=32)
+    finetune(program, config, rows, seed=0, on_progress=_nothing)
+    assert accuracy() > 0.9
+
+
+def test_fine_tuning_moves_the_batch_norm_statistics_and_leaves_evaluation_mode():
+    program = _program(dropout=0.5)
+    before = program.module.get_buffer("0.running_mean").clone()
+    finetune(program, FinetuneConfig(), _rows(), seed=0, on_progress=_nothing)
+    assert not torch.equal(program.module.get_buffer("0.running_mean"), before)
+    with torch.no_grad():
+        row = [torch.ones(2, 4)]
+        assert torch.equal(program.run(row)[0], program.run(row)[0])
+
+
+def test_dropout_drops_in_training_and_not_after():
+    program = _program(dropout=0.9)
+    row = [torch.randn(4, 4)]
+    with torch.no_grad():
+        quiet = program.run(row)[0]
+        with training(program.module):
+            assert not torch.equal(program.run(row)[0], program.run(row)[0])
+        # The batch norm has seen batches meanwhile, and dropout is silent again.
+        assert torch.equal(program.run(row)[0], program.run(row)[0])
+        assert quiet.shape == (4, 2)
+
+
+def test_the_mode_is_set_back_when_training_fails():
+    program = _program(dropout=0.9)
+    with pytest.raises(RuntimeError, match="stop"), training(program.module):
+        raise RuntimeError("stop")
+    with torch.no_grad():
+        row = [torch.randn(4, 4)]
+        assert torch.equal(program.run(row)[0], program.run(row)[0])
