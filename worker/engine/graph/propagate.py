@@ -104,7 +104,8 @@ class _Walk:
             self.values[node] = result
 
     def _freeze(self, node: Node, reason: str) -> None:
-        self._fix_inputs(node)
+        if self._fix_inputs(node):
+            self.frozen.append(Frozen(node.name, _name(node), module_path(node), reason))
         meta = node.meta.get("val")
         if isinstance(meta, Tensor):
             self.values[node] = Value(self.program.shape(node))
@@ -115,13 +116,16 @@ class _Walk:
                 else Value(())
                 for part in meta
             ]
-        self.frozen.append(Frozen(node.name, _name(node), module_path(node), reason))
 
-    def _fix_inputs(self, node: Node) -> None:
+    def _fix_inputs(self, node: Node) -> bool:
+        """Let nothing that a node reads lose channels; whether any of it could have."""
+        parts: list[Value] = []
         for source in node.all_input_nodes:
             value = self.values.get(source, [])
-            for part in [value] if isinstance(value, Value) else value:
-                self.labels.fix_value(part)
+            parts += [value] if isinstance(value, Value) else value
+        for part in parts:
+            self.labels.fix_value(part)
+        return any(part.planes for part in parts)
 
     def settle(self) -> Tensor:
         """Make every plane depend on one dimension only, so that tensors stay rectangular."""
