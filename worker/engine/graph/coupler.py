@@ -64,42 +64,35 @@ class Coupler:
         """Couple a concatenation along ``dim``: labels follow each other, the rest is one."""
         rank = len(operands[0].shape)
         dim %= rank
-        joined = []
-        rests = []
-        for operand in operands:
-            along = operand.along(dim)
-            if len(along) > 1:
-                for plane in along:
-                    self.labels.fix(plane)
-            shape = list(operand.shape)
-            joined.append(
-                along[0]
-                if len(along) == 1
-                else torch.zeros(
-                    [size if at == dim else 1 for at, size in enumerate(shape)], dtype=torch.int64
-                )
-            )
-            joined[-1] = _stretched(joined[-1], dim, shape[dim])
-            shape[dim] = 1
-            kept = tuple(plane for plane in operand.planes if plane.shape[dim] == 1)
-            rests.append(Value(tuple(shape), kept))
-        common = [max(part.shape[at] for part in joined) for at in range(rank)]
+        parts = [self._along(operand, dim) for operand in operands]
+        common = [max(part.shape[at] for part in parts) for at in range(rank)]
         plane = torch.cat(
-            [
-                part.expand([part.shape[dim] if at == dim else n for at, n in enumerate(common)])
-                for part in joined
-            ],
-            dim=dim,
+            [part.expand(_resized(common, dim, part.shape[dim])) for part in parts], dim=dim
         )
-        rest_shape = [1 if at == dim else n for at, n in enumerate(operands[0].shape)]
-        rest = self.broadcast(*rests, output=rest_shape)
-        output = list(operands[0].shape)
-        output[dim] = sum(operand.shape[dim] for operand in operands)
+        rests = [
+            Value(
+                _resized(operand.shape, dim, 1),
+                tuple(plane for plane in operand.planes if plane.shape[dim] == 1),
+            )
+            for operand in operands
+        ]
+        rest = self.broadcast(*rests, output=rests[0].shape)
+        output = _resized(operands[0].shape, dim, plane.shape[dim])
         return self.labels.settled(output, (plane, *rest.planes))
 
+    def _along(self, operand: Value, dim: int) -> Tensor:
+        """The plane of an operand along ``dim``, in full there; fixed labels where it has none."""
+        planes = operand.along(dim)
+        if len(planes) == 1:
+            return planes[0]
+        for plane in planes:
+            self.labels.fix(plane)
+        shape = _resized([1] * len(operand.shape), dim, operand.shape[dim])
+        return torch.zeros(shape, dtype=torch.int64)
 
-def _stretched(plane: Tensor, dim: int, size: int) -> Tensor:
-    return plane.expand([size if at == dim else n for at, n in enumerate(plane.shape)])
+
+def _resized(shape: Sequence[int], dim: int, size: int) -> tuple[int, ...]:
+    return (*shape[:dim], size, *shape[dim + 1 :])
 
 
 class _Solver:

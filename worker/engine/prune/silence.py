@@ -65,7 +65,7 @@ class SilencedProgram(Interpreter):
             if bool(kept.all()):
                 continue
             line = [-1 if at == dim else 1 for at in range(value.dim())]
-            value = torch.where(kept.view(line), value, torch.zeros((), dtype=value.dtype))
+            value = torch.where(kept.view(line), value, value.new_zeros(()))
         return value
 
 

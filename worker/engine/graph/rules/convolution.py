@@ -33,34 +33,28 @@ def convolution(call: Call) -> Value:
     * grouped: a conv group goes whole, its ``c`` inputs with its ``k`` outputs;
     * depthwise (``c = k = 1``): only ``g`` is left, input and output lose the same channels.
     """
-    source, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
-    stars = " *" * (len(weight.shape) - 2)
-    equation = f"... (g c){stars}, (g k) c{stars}{', (g k)' * len(bias)} -> ... (g k){stars}"
-    groups = call.argument("groups")
-    return call.coupler.equate(
-        equation,
-        source,
-        weight,
-        *bias,
-        output=call.output,
-        sizes={"g": groups, "k": weight.shape[0] // groups, "c": weight.shape[1]},
-    )
+    rows, columns = call.value("weight").shape[:2]
+    return _coupled(call, "(g k) c", k=rows // call.argument("groups"), c=columns)
 
 
 @rule(*TRANSPOSED)
 def transposed(call: Call) -> Value:
     """Couple ``conv_transpose(input, weight, bias?, ...)``: the weight has its inputs first."""
-    source, weight, bias = call.value("input"), call.value("weight"), call.optional("bias")
+    rows, columns = call.value("weight").shape[:2]
+    return _coupled(call, "(g c) k", c=rows // call.argument("groups"), k=columns)
+
+
+def _coupled(call: Call, weight_dims: str, **sizes: int) -> Value:
+    weight, bias = call.value("weight"), call.optional("bias")
     stars = " *" * (len(weight.shape) - 2)
-    equation = f"... (g c){stars}, (g c) k{stars}{', (g k)' * len(bias)} -> ... (g k){stars}"
-    groups = call.argument("groups")
+    biases = ", (g k)" * len(bias)
     return call.coupler.equate(
-        equation,
-        source,
+        f"... (g c){stars}, {weight_dims}{stars}{biases} -> ... (g k){stars}",
+        call.value("input"),
         weight,
         *bias,
         output=call.output,
-        sizes={"g": groups, "k": weight.shape[1], "c": weight.shape[0] // groups},
+        sizes={"g": call.argument("groups"), **sizes},
     )
 
 

@@ -9,23 +9,9 @@ from worker.engine.graph.registry import Call, Resizing, resize, rule
 aten = torch.ops.aten
 
 
-@rule(aten.batch_norm.default)
+@rule(aten.batch_norm.default, aten.instance_norm.default)
 def batch_norm(call: Call) -> Value:
-    """Couple ``batch_norm``: each channel has its own statistics, weight and bias."""
-    source = call.value("input")
-    vectors = [
-        value
-        for name in ("weight", "bias", "running_mean", "running_var")
-        for value in call.optional(name)
-    ]
-    stars = " *" * (len(source.shape) - 2)
-    equation = f"n c{stars}{', c' * len(vectors)} -> n c{stars}"
-    return call.coupler.equate(equation, source, *vectors, output=call.output)
-
-
-@rule(aten.instance_norm.default)
-def instance_norm(call: Call) -> Value:
-    """Couple ``instance_norm``: like batch norm, with statistics over space alone."""
+    """Couple a norm over batch and space, or space alone: each channel has its own statistics."""
     source = call.value("input")
     vectors = [
         value
