@@ -1,1 +1,52 @@
 """Secateur: make trained neural networks smaller and faster, over HTTP."""
+
+from secateur.client import Client
+from secateur.errors import (
+    ConnectionFailed,
+    DownloadCorrupt,
+    JobCanceled,
+    JobFailed,
+    JobNotSucceeded,
+    ProblemError,
+    SecateurError,
+    UnexpectedAnswer,
+    WaitTimeout,
+)
+from secateur.failures import Failure, FailureCode
+from secateur.jobs import Artifact, Job, JobKind, JobState, Progress, Stage
+from secateur.models import Dataset, Model
+from secateur.plan import Plan
+from secateur.report import Report
+from secateur.spec import JobSpec, PlanSpec
+from secateur.transport import Retries
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Artifact",
+    "Client",
+    "ConnectionFailed",
+    "Dataset",
+    "DownloadCorrupt",
+    "Failure",
+    "FailureCode",
+    "Job",
+    "JobCanceled",
+    "JobFailed",
+    "JobKind",
+    "JobNotSucceeded",
+    "JobSpec",
+    "JobState",
+    "Model",
+    "Plan",
+    "PlanSpec",
+    "ProblemError",
+    "Progress",
+    "Report",
+    "Retries",
+    "SecateurError",
+    "Stage",
+    "UnexpectedAnswer",
+    "WaitTimeout",
+    "__version__",
+]

@@ -11,7 +11,8 @@ class FieldProblem(Output):
     """What is wrong with one field of a request."""
 
     pointer: str = Field(
-        description="JSON pointer into the body.", examples=["/recipe/0/criterion"]
+        description="JSON pointer into the body; `query:name` or `header:name` elsewhere.",
+        examples=["/recipe/0/criterion"],
     )
     code: str = Field(examples=["enum"])
     detail: str

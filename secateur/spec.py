@@ -25,6 +25,10 @@ class Scope(StrEnum):
     GLOBAL = "global"
 
 
+# PostgreSQL keeps no text with a zero in it.
+Label = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+
+
 class Budget(Input):
     """How much to remove. Exactly one of the fields."""
 
@@ -141,7 +145,7 @@ class JobSpec(Input):
     data: Data = Field(default_factory=Data)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     seed: int = Field(default=0, ge=0, lt=2**63, description="Same seed, same result on a CPU.")
-    label: str | None = Field(default=None, max_length=200, description="Yours, for finding jobs.")
+    label: Label | None = Field(default=None, description="Yours, for finding jobs.")
     run_timeout_s: int = Field(
         default=3600,
         ge=1,
@@ -168,7 +172,7 @@ class PlanSpec(Input):
     model_id: str = Field(examples=["mdl_0f8n2q4k6m8p0r2t4v6x8z0b"])
     prune: PruneStep
     seed: int = Field(default=0, ge=0, lt=2**63)
-    label: str | None = Field(default=None, max_length=200)
+    label: Label | None = None
 
     def as_job_spec(self) -> JobSpec:
         return JobSpec(

@@ -1,0 +1,118 @@
+"""Whether a spec fits what was uploaded: data that it needs, and shapes that agree."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from secateur.capabilities import CRITERIA, STEPS, Needs
+from secateur.models import Dataset, Model, TensorInfo
+from secateur.problems import FieldProblem
+from secateur.spec import JobSpec, PruneStep
+
+INPUTS = "inputs"
+TARGETS = "targets"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a spec names by id; None where it names nothing, or nothing that is there."""
+
+    model: Model | None
+    train: Dataset | None
+    test: Dataset | None
+
+
+def unknown_references(spec: JobSpec, named: Named) -> list[FieldProblem]:
+    """The ids in a spec that are nobody's."""
+    references = {
+        "/model_id": (spec.model_id, named.model, "model"),
+        "/data/train": (spec.data.train, named.train, "data set"),
+        "/data/test": (spec.data.test, named.test, "data set"),
+    }
+    return [
+        FieldProblem(
+            pointer=pointer, code="spec.unknown_id", detail=f"no {what} has the id {given[:100]!r}"
+        )
+        for pointer, (given, found, what) in references.items()
+        if given is not None and found is None
+    ]
+
+
+def missing_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
+    """The steps that need data which the job does not have."""
+    problems = []
+    for pointer, name, needs in _needs(spec):
+        if needs.data and spec.data.train is None:
+            detail = f"{name} needs training data: give a data set in /data/train"
+        elif needs.labels and named.train is not None and TARGETS not in _arrays(named.train):
+            detail = (
+                f"{name} needs labels, and the data set in /data/train has only "
+                f"{', '.join(_arrays(named.train))}: add an array {TARGETS!r} to it"
+            )
+        else:
+            continue
+        problems.append(FieldProblem(pointer=pointer, code="data.missing", detail=detail))
+    return problems
+
+
+def mismatched_data(named: Named) -> list[FieldProblem]:
+    """The data sets whose arrays are not what the model reads."""
+    if named.model is None:
+        return []
+    datasets = {"/data/train": named.train, "/data/test": named.test}
+    return [
+        FieldProblem(pointer=pointer, code="data.mismatch", detail=detail)
+        for pointer, dataset in datasets.items()
+        if dataset is not None
+        for detail in _mismatches(named.model, dataset)
+    ]
+
+
+def _needs(spec: JobSpec) -> Iterator[tuple[str, str, Needs]]:
+    """Each choice in the recipe: where it is, what it is called, and what it needs."""
+    for index, step in enumerate(spec.recipe):
+        yield f"/recipe/{index}", f"step {step.step!r}", STEPS[step.step]
+        if isinstance(step, PruneStep):
+            pointer = f"/recipe/{index}/criterion"
+            yield pointer, f"criterion {step.criterion.value!r}", CRITERIA[step.criterion]
+
+
+def _arrays(dataset: Dataset) -> Mapping[str, TensorInfo]:
+    return {array.name: array for array in dataset.arrays}
+
+
+def _mismatches(model: Model, dataset: Dataset) -> Iterator[str]:
+    arrays = _arrays(dataset)
+    input_count = sum(name != TARGETS for name in arrays)
+    if input_count > len(model.inputs):
+        yield f"{dataset.id} has {input_count} input arrays, the model {len(model.inputs)} inputs"
+    for array_name, wanted in _wanted(model, arrays).items():
+        array = arrays.get(array_name)
+        if array is None:
+            yield (
+                f"{dataset.id} has no array {array_name!r} for the model's input {wanted.name!r}; "
+                f"it has {', '.join(sorted(arrays))}"
+            )
+        elif array.dtype != wanted.dtype or not _fits(wanted.shape[1:], array.shape[1:]):
+            yield (
+                f"the model's input {wanted.name!r} is {_described(wanted)}, and the array "
+                f"{array_name!r} of {dataset.id} is {_described(array)}: all but the first "
+                "dimension, which counts rows, and the dtype have to be equal"
+            )
+
+
+def _wanted(model: Model, arrays: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The model's inputs, by the name of the array that is read for each."""
+    if len(model.inputs) == 1 and f"{INPUTS}_0" not in arrays:
+        return {INPUTS: model.inputs[0]}
+    return {f"{INPUTS}_{index}": tensor for index, tensor in enumerate(model.inputs)}
+
+
+def _fits(wanted: list[int | str], given: list[int | str]) -> bool:
+    """Whether sizes agree; a dynamic dimension takes any."""
+    return len(wanted) == len(given) and all(
+        isinstance(want, str) or want == have for want, have in zip(wanted, given, strict=True)
+    )
+
+
+def _described(tensor: TensorInfo) -> str:
+    return f"{tensor.dtype} [{', '.join(str(size) for size in tensor.shape)}]"

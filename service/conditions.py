@@ -1,0 +1,56 @@
+"""Conditions and ranges in request headers (RFC 9110, sections 13 and 14)."""
+
+import re
+from dataclasses import dataclass
+
+# Up to 18 digits: no file is longer, and int() refuses to read thousands.
+_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """Part of a file: from `start` up to, not including, `stop`."""
+
+    start: int
+    stop: int
+
+
+class Unsatisfiable(Exception):
+    """The range begins after the file's end."""
+
+
+def is_match(if_none_match: str | None, etag: str) -> bool:
+    """Whether the caller has this version already."""
+    if if_none_match is None:
+        return False
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in tags or etag in tags
+
+
+def requested_range(
+    header: str | None, *, if_range: str | None, etag: str, size_bytes: int
+) -> ByteRange | None:
+    """The part that is asked for; None for the whole.
+
+    What is no single byte range is answered with the whole, as RFC 9110 allows: other units, broken
+    headers, several ranges, and a range of another version than ours (`If-Range`).
+
+    Raises:
+        Unsatisfiable: The range begins after the end.
+    """
+    if header is None or (if_range is not None and if_range.strip() != etag):
+        return None
+    found = _RANGE.fullmatch(header.strip())
+    if found is None or found.groups() == ("", ""):
+        return None
+    first, last = (int(digits) if digits else None for digits in found.groups())
+    if first is None:  # The last so many bytes.
+        assert last is not None
+        start, stop = max(0, size_bytes - last), size_bytes
+    else:
+        if last is not None and last < first:
+            return None
+        start, stop = first, size_bytes if last is None else min(last + 1, size_bytes)
+    if start >= size_bytes:
+        raise Unsatisfiable
+    return ByteRange(start, stop)

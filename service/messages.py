@@ -1,0 +1,185 @@
+"""What the service tells the workers, and hears of them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+import redis.asyncio
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from secateur.messages import QUEUE, RUN_JOB, job_channel
+
+logger = logging.getLogger("secateur.service")
+
+_CONNECT_TIMEOUT_S = 2
+
+
+class Messages(Protocol):
+    """How jobs are announced. Nothing here can fail a request: the job's row is the truth."""
+
+    def send(self, job_id: str) -> None:
+        """Wake a worker for a queued job. The sweep does it again if this gets lost."""
+
+    def announce(self, job_id: str) -> None:
+        """Wake whoever watches a job: its worker, and requests that wait."""
+
+    def watch(self, job_id: str) -> AbstractAsyncContextManager["Watch"]:
+        """Hear of what happens to a job from here on."""
+
+    def check(self) -> None:
+        """Raise `OSError` if the broker does not answer."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class Watch(Protocol):
+    """Changes of one job, as they are announced."""
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait for the next change. False: none came in time, or none can be heard of."""
+
+
+class CeleryMessages:
+    """Messages by Celery's broker; where that is Redis, announcements go through it too."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._celery = Celery("secateur.service", broker=broker_url, set_as_current=False)
+        self._celery.conf.update(
+            broker_connection_timeout=_CONNECT_TIMEOUT_S,
+            broker_transport_options={
+                "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+                "socket_timeout": 5.0,
+                # A request does not wait for a broker to come back: the sweep sends again.
+                "max_retries": 0,
+            },
+            task_ignore_result=True,  # The job's row is the result.
+        )
+        url = redis_url(broker_url)
+        self._publisher = None
+        self._subscriber = None
+        if url is not None:
+            self._publisher = redis.Redis.from_url(url, socket_connect_timeout=_CONNECT_TIMEOUT_S)
+            self._subscriber = redis.asyncio.Redis.from_url(
+                url, socket_connect_timeout=_CONNECT_TIMEOUT_S
+            )
+
+    def send(self, job_id: str) -> None:
+        try:
+            self._celery.send_task(
+                RUN_JOB, args=[job_id], queue=QUEUE, retry=False, ignore_result=True
+            )
+        except OperationalError as error:
+            _warn("secateur.service.send_failed", job_id, error)
+
+    def announce(self, job_id: str) -> None:
+        if self._publisher is None:
+            return
+        try:
+            self._publisher.publish(job_channel(job_id), "changed")
+        except redis.RedisError as error:
+            _warn("secateur.service.announce_failed", job_id, error)
+
+    @asynccontextmanager
+    async def watch(self, job_id: str) -> AsyncIterator[Watch]:
+        if self._subscriber is None:
+            yield _Deaf()
+            return
+        async with self._subscriber.pubsub() as subscription:
+            try:
+                await subscription.subscribe(job_channel(job_id))
+                # The server confirms: what is announced after this is heard.
+                await subscription.get_message(timeout=_CONNECT_TIMEOUT_S)
+            except redis.RedisError as error:
+                _warn("secateur.service.watch_failed", job_id, error)
+                yield _Deaf()
+                return
+            yield _Subscribed(job_id, subscription)
+
+    def check(self) -> None:
+        with self._celery.connection_for_write() as connection:
+            try:
+                connection.ensure_connection(max_retries=0, timeout=_CONNECT_TIMEOUT_S)
+            except OperationalError as error:
+                raise ConnectionError(str(error)) from error
+
+    async def close(self) -> None:
+        self._celery.close()
+        if self._publisher is not None:
+            self._publisher.close()
+        if self._subscriber is not None:
+            await self._subscriber.aclose()
+
+
+class _Subscribed:
+    """A subscription to a job's channel."""
+
+    def __init__(self, job_id: str, subscription: redis.asyncio.client.PubSub) -> None:
+        self._job_id = job_id
+        self._subscription = subscription
+
+    async def changed(self, timeout_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        try:
+            while (left_s := deadline_s - loop.time()) > 0:
+                message = await self._subscription.get_message(timeout=left_s)
+                if message is not None and message["type"] == "message":
+                    return True
+        except redis.RedisError as error:
+            _warn("secateur.service.watch_failed", self._job_id, error)
+        return False
+
+
+class _Deaf:
+    """Nothing announces: whoever would wait is answered at once."""
+
+    async def changed(self, timeout_s: float) -> bool:
+        del timeout_s
+        return False
+
+
+class RecordedMessages:
+    """A `Messages` without a broker, that keeps what was sent: for tests and for OpenAPI."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.announced: list[str] = []
+
+    def send(self, job_id: str) -> None:
+        self.sent.append(job_id)
+
+    def announce(self, job_id: str) -> None:
+        self.announced.append(job_id)
+
+    @asynccontextmanager
+    async def watch(self, job_id: str) -> AsyncIterator[Watch]:
+        del job_id
+        yield _Deaf()
+
+    def check(self) -> None:
+        """There is nothing that could be down."""
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def redis_url(broker_url: str) -> str | None:
+    """redis-py's URL for a Celery broker URL; None for a broker that is not Redis."""
+    url = urlsplit(broker_url)
+    if url.scheme in ("redis", "rediss", "unix"):
+        return broker_url
+    if url.scheme == "redis+socket":
+        database = parse_qs(url.query).get("virtual_host", ["0"])[0]
+        return f"unix://{url.path}?db={database}"
+    return None
+
+
+def _warn(event: str, job_id: str, error: Exception) -> None:
+    # The kind alone: a broker's messages may quote its URL, and that a password.
+    logger.warning(event, extra={"job_id": job_id, "error": type(error).__name__})

@@ -1,0 +1,110 @@
+"""Models."""
+
+from typing import Annotated
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query, Response, status
+
+from secateur.models import Model, ModelFormat, ModelPage
+from service import errors
+from service.dependencies import (
+    UPLOAD_BODY,
+    AnnouncedSha256,
+    Cursor,
+    Filename,
+    Limit,
+    RawBody,
+    ServicesDependency,
+    Sha256Filter,
+    announced_bytes,
+)
+from service.problems import UPLOAD_PROBLEMS, problems
+from service.uploads import received
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.post(
+    "",
+    summary="Upload a model",
+    status_code=status.HTTP_201_CREATED,
+    response_model=Model,
+    responses={
+        200: {"model": Model, "description": "This file is here already: the model of before."},
+        **problems(*UPLOAD_PROBLEMS),
+    },
+    openapi_extra=UPLOAD_BODY,
+)
+async def upload_model(
+    request: RawBody,
+    response: Response,
+    services: ServicesDependency,
+    sha256: AnnouncedSha256,
+    file_format: Annotated[
+        ModelFormat, Query(alias="format", description="What the file is.")
+    ] = ModelFormat.PT2,
+    filename: Filename = None,
+) -> Model:
+    """Send a model's file as the body of the request, as it is.
+
+    A `pt2` file is what `torch.export.save` writes: a program with its weights, and none of your
+    code. It is checked before anything reads it; pickles are refused. The answer says what the
+    model reads and gives.
+
+    Send `Repr-Digest: sha-256=:<Base64>:` (RFC 9530), and a file that arrives changed is refused.
+    The same file sent twice is one model.
+    """
+    async with received(
+        request.stream(),
+        services.blobs,
+        limit_bytes=services.settings.model_max_bytes,
+        announced_bytes=announced_bytes(request),
+        announced_sha256=sha256,
+    ) as file:
+        model, is_new = await run_sync(
+            lambda: services.models.add(file, file_format=file_format, filename=filename)
+        )
+    response.status_code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
+    response.headers["Location"] = f"{router.prefix}/{model.id}"
+    return model
+
+
+@router.get(
+    "",
+    summary="List models",
+    response_model=ModelPage,
+    responses=problems(errors.UnknownCursor, errors.RequestInvalid),
+)
+def list_models(
+    services: ServicesDependency,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    sha256: Sha256Filter = None,
+) -> ModelPage:
+    """Models, newest first.
+
+    Follow `next_cursor` until it is null. With `sha256`, say whether a file is here already.
+    """
+    return services.models.page(limit=limit, cursor=cursor, sha256=sha256)
+
+
+@router.get(
+    "/{model_id}",
+    summary="Get a model",
+    response_model=Model,
+    responses=problems(errors.ModelNotFound),
+)
+def get_model(model_id: str, services: ServicesDependency) -> Model:
+    """What is known of a model: its file, its inputs and outputs, its size."""
+    return services.models.get(model_id)
+
+
+@router.delete(
+    "/{model_id}",
+    summary="Delete a model",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problems(errors.ModelNotFound, errors.ModelInUse),
+)
+def delete_model(model_id: str, services: ServicesDependency) -> None:
+    """Delete a model and its file. Jobs that have ended, and what they made, stay."""
+    services.models.delete(model_id)

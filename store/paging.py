@@ -1,0 +1,64 @@
+"""Lists, newest first, a page at a time."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, literal, select, tuple_
+from sqlalchemy.orm import Session
+
+from store.errors import BadCursor
+from store.ids import is_id
+from store.tables import DatasetRow, JobRow, ModelRow, UtcDateTime
+
+Row = TypeVar("Row", ModelRow, DatasetRow, JobRow)
+
+
+def newest_first(
+    session: Session,
+    table: type[Row],
+    *,
+    limit: int,
+    cursor: str | None,
+    where: Sequence[ColumnElement[bool]] = (),
+) -> tuple[Sequence[Row], str | None]:
+    """The rows after `cursor`, and the cursor of the page after them, None at the end.
+
+    A cursor names the last row seen, so rows that come or go in the meantime neither repeat nor
+    hide others; rows with the same time are in the order of their ids.
+
+    Raises:
+        BadCursor: `cursor` was not made here.
+    """
+    query = select(table).where(*where)
+    if cursor is not None:
+        created_at, last_id = _decode(cursor)
+        query = query.where(
+            tuple_(table.created_at, table.id)
+            < tuple_(literal(created_at, UtcDateTime()), literal(last_id))
+        )
+    query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    rows = session.scalars(query).all()
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], _encode(rows[limit - 1])
+
+
+def _encode(row: ModelRow | DatasetRow | JobRow) -> str:
+    position = json.dumps([row.created_at.isoformat(), row.id])
+    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> tuple[datetime, str]:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        created_at, last_id = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+        moment = datetime.fromisoformat(created_at)
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise BadCursor(cursor) from error
+    if moment.tzinfo is None or not isinstance(last_id, str) or not is_id(last_id):
+        raise BadCursor(cursor)
+    return moment, last_id

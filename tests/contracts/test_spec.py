@@ -1,0 +1,98 @@
+"""The job spec: what is taken, and what its digest stands for."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from secateur.capabilities import CRITERIA, STEPS
+from secateur.spec import Criterion, JobSpec, PlanSpec, job_spec_schema
+
+PRUNE = {"step": "prune", "budget": {"channel_ratio": 0.5}}
+SPEC = {"model_id": "mdl_1", "recipe": [PRUNE]}
+
+
+def spec(**changes):
+    return JobSpec.model_validate(SPEC | changes)
+
+
+def test_a_spec_survives_json():
+    assert JobSpec.model_validate_json(spec().model_dump_json()) == spec()
+
+
+def test_a_default_written_out_is_the_same_spec():
+    written_out = json.loads(spec().model_dump_json())
+    assert JobSpec.model_validate(written_out).sha256 == spec().sha256
+
+
+def test_the_order_of_fields_is_no_part_of_a_spec():
+    assert JobSpec.model_validate(dict(reversed(SPEC.items()))).sha256 == spec().sha256
+
+
+def test_the_label_is_no_part_of_what_is_asked():
+    assert spec(label="mine").sha256 == spec().sha256
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_id": "mdl_2"},
+        {"seed": 1},
+        {"recipe": [PRUNE | {"criterion": "random"}]},
+        {"recipe": [PRUNE, {"step": "recalibrate"}]},
+        {"data": {"test": "dst_1"}},
+        {"run_timeout_s": 1},
+    ],
+)
+def test_anything_else_is(change):
+    assert spec(**change).sha256 != spec().sha256
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["seed", "label", "run_timeout_s", "data", "recipe", "typo"]),
+        st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
+    )
+)
+def test_whatever_is_sent_is_taken_or_refused(changes):
+    try:
+        taken = spec(**changes)
+    except ValidationError:
+        return
+    assert JobSpec.model_validate_json(taken.model_dump_json()) == taken
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": []},
+        {"recipe": [{"step": "recalibrate"}]},
+        {"recipe": [PRUNE | {"budget": {}}]},
+        {"recipe": [PRUNE | {"budget": {"channel_ratio": 0.5, "macs": 0.5}}]},
+        {"recipe": [PRUNE | {"budget": {"channel_ratio": 1}}]},
+        {"typo": 1},
+        {"seed": 2**63},
+        {"label": "x" * 201},
+        {"label": "\x00"},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change):
+    with pytest.raises(ValidationError):
+        spec(**change)
+
+
+def test_a_plan_is_the_spec_of_its_one_step():
+    plan = PlanSpec.model_validate({"model_id": "mdl_1", "prune": PRUNE, "seed": 3, "label": "x"})
+    assert plan.as_job_spec() == spec(seed=3, label="x")
+
+
+def test_every_choice_is_described():
+    schema = job_spec_schema()
+    assert set(CRITERIA) == set(Criterion)
+    assert set(STEPS) == {
+        definition["properties"]["step"]["const"]
+        for definition in schema["$defs"].values()
+        if "step" in definition["properties" if "properties" in definition else "type"]
+    }

@@ -1,0 +1,111 @@
+"""What happens around every request: ids, logs, and errors that the framework would answer."""
+
+import logging
+
+import pytest
+
+from service.logs import FieldFormatter
+from tests.service.helpers import assert_problem, services_of
+
+
+def test_an_unknown_path_is_a_problem(client):
+    assert_problem(client.get("/v1/nothing"), 404, "route.not_found")
+    assert_problem(client.get("/"), 404, "route.not_found")
+    assert_problem(client.get("/v1/models/"), 404, "route.not_found")
+
+
+def test_a_wrong_method_is_a_problem_that_names_the_right_ones(client):
+    response = client.put("/v1/models")
+    assert_problem(response, 405, "request.method")
+    assert set(response.headers["allow"].split(", ")) == {"GET", "POST"}
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans", "/v1/jobs/validate"])
+def test_a_body_that_is_not_called_json_is_a_problem(client, path):
+    for content_type in ("text/plain", "application/x-www-form-urlencoded"):
+        response = client.post(path, content=b"a=b", headers={"Content-Type": content_type})
+        assert_problem(response, 415, "request.media_type")
+
+
+def test_a_missing_body_is_a_problem(client):
+    assert_problem(client.post("/v1/jobs"), 422, "request.invalid")
+
+
+def test_what_nobody_expected_tells_nothing_of_its_inside(client, app, monkeypatch, caplog):
+    def break_down(*_args, **_named):
+        raise RuntimeError("a password, a path")
+
+    monkeypatch.setattr("service.models.Models", break_down)
+    response = client.get("/v1/models")
+    problem = assert_problem(response, 500, "internal")
+    assert "password" not in response.text
+    [record] = [each for each in caplog.records if each.msg == "secateur.service.failed"]
+    assert record.request_id == problem.request_id
+
+
+@pytest.mark.parametrize("request_id", ["abc-123", "trace.7:9/x+y=", "x" * 128])
+def test_a_request_id_is_kept(client, request_id):
+    response = client.get("/healthz", headers={"X-Request-Id": request_id})
+    assert response.headers["x-request-id"] == request_id
+
+
+@pytest.mark.parametrize("request_id", ["", "a b", "x" * 129, "a\tb", '"><script>'])
+def test_a_request_id_that_is_none_is_replaced(client, request_id):
+    response = client.get("/healthz", headers={"X-Request-Id": request_id})
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+def test_each_request_is_one_line_of_fields(client, caplog):
+    caplog.set_level(logging.INFO)
+    client.get("/v1/models?limit=0", headers={"X-Request-Id": "mine"})
+    [record] = [each for each in caplog.records if each.msg == "secateur.service.request"]
+    line = FieldFormatter().format(record)
+    assert " INFO secateur.service.request method=GET path=/v1/models status=422" in line
+    assert line.endswith(" request_id=mine")
+
+
+def test_a_value_cannot_look_like_another_line():
+    record = logging.makeLogRecord({"msg": "event", "levelname": "INFO", "path": "/a\nb c=d"})
+    assert FieldFormatter().format(record).endswith(r' INFO event path="/a\nb c=d"')
+
+
+def test_the_service_says_what_it_can_do(client, app):
+    said = client.get("/v1/capabilities").json()
+    assert said["model_formats"] == ["pt2"]
+    assert {"magnitude", "random"} <= {each["name"] for each in said["criteria"]}
+    assert {"prune", "recalibrate", "finetune"} <= {each["name"] for each in said["steps"]}
+    assert {"channel_ratio", "macs"} <= set(said["budgets"])
+    assert said["limits"]["model_bytes"] == services_of(app).settings.model_max_bytes
+
+
+def test_the_schema_of_a_spec_is_published(client):
+    schema = client.get("/v1/schemas/job-spec").json()
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert set(schema["required"]) == {"model_id", "recipe"}
+
+
+def test_the_version_is_the_packages(client):
+    info = client.get("/openapi.json").json()["info"]
+    assert client.get("/version").json() == {"version": info["version"]}
+
+
+class TestReadiness:
+    def test_a_service_that_works_is_ready(self, client):
+        assert client.get("/readyz").json() == {"status": "ok"}
+
+    def test_a_broken_blob_folder_is_named(self, client, app):
+        (services_of(app).settings.blob_dir / "unfinished").rmdir()
+        assert "blobs" in assert_problem(client.get("/readyz"), 503, "service.not_ready").detail
+
+    def test_a_database_that_was_not_migrated_is_named(self, client, app):
+        with services_of(app).engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM alembic_version")
+        assert "database" in assert_problem(client.get("/readyz"), 503, "service.not_ready").detail
+
+    def test_a_broker_that_does_not_answer_is_named(self, client, messages, monkeypatch):
+        def refuse():
+            raise ConnectionRefusedError
+
+        monkeypatch.setattr(messages, "check", refuse)
+        problem = assert_problem(client.get("/readyz"), 503, "service.not_ready")
+        assert "broker" in problem.detail

@@ -1,0 +1,105 @@
+"""What goes through a real broker."""
+
+import asyncio
+import json
+
+import pytest
+import valkey
+
+from secateur.messages import QUEUE, RUN_JOB
+from service.messages import CeleryMessages, redis_url
+
+JOB = "job_" + "0" * 24
+
+
+def run(scenario, broker_url):
+    """Do something with messages, and close them."""
+
+    async def whole():
+        messages = CeleryMessages(broker_url)
+        try:
+            return await scenario(messages)
+        finally:
+            await messages.close()
+
+    return asyncio.run(whole())
+
+
+@pytest.fixture
+def broker_url(valkey_socket):
+    with valkey.Valkey(unix_socket_path=valkey_socket) as server:
+        server.flushall()
+    return f"redis+socket://{valkey_socket}"
+
+
+def test_a_message_carries_the_job_id_and_nothing_else(broker_url, valkey_socket):
+    async def scenario(messages):
+        await asyncio.to_thread(messages.send, JOB)
+
+    run(scenario, broker_url)
+    with valkey.Valkey(unix_socket_path=valkey_socket) as server:
+        [sent] = server.lrange(QUEUE, 0, -1)
+    message = json.loads(sent)
+    assert message["headers"]["task"] == RUN_JOB
+    assert message["headers"]["argsrepr"] == repr((JOB,)) or JOB in message["headers"]["argsrepr"]
+
+
+def test_whoever_watches_hears_of_a_change(broker_url):
+    async def scenario(messages):
+        async with messages.watch(JOB) as watch:
+            await asyncio.to_thread(messages.announce, JOB)
+            return await watch.changed(60)
+
+    assert run(scenario, broker_url)
+
+
+def test_changes_of_other_jobs_are_not_heard(broker_url):
+    async def scenario(messages):
+        async with messages.watch(JOB) as watch:
+            await asyncio.to_thread(messages.announce, "job_" + "1" * 24)
+            return await watch.changed(0.05)
+
+    assert not run(scenario, broker_url)
+
+
+def test_a_broker_that_is_gone_fails_nobody(tmp_path):
+    async def scenario(messages):
+        await asyncio.to_thread(messages.send, JOB)
+        await asyncio.to_thread(messages.announce, JOB)
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(messages.check)
+        async with messages.watch(JOB) as watch:
+            return await watch.changed(60)
+
+    assert not run(scenario, f"redis+socket://{tmp_path}/nobody")
+
+
+def test_a_broker_that_is_there_is_noticed(broker_url):
+    async def scenario(messages):
+        await asyncio.to_thread(messages.check)
+
+    run(scenario, broker_url)
+
+
+def test_without_redis_there_is_nothing_to_hear():
+    async def scenario(messages):
+        await asyncio.to_thread(messages.announce, JOB)
+        async with messages.watch(JOB) as watch:
+            return await watch.changed(60)
+
+    assert not run(scenario, "memory://")
+
+
+@pytest.mark.parametrize(
+    ("broker_url", "expected"),
+    [
+        ("redis://:secret@host:6379/1", "redis://:secret@host:6379/1"),
+        ("rediss://host/0", "rediss://host/0"),
+        ("redis+socket:///run/a.sock", "unix:///run/a.sock?db=0"),
+        ("redis+socket:///run/a.sock?virtual_host=3", "unix:///run/a.sock?db=3"),
+        ("amqp://host", None),
+        ("memory://", None),
+    ],
+)
+def test_a_celery_url_is_read_as_redis_py_wants_it(broker_url, expected):
+    assert redis_url(broker_url) == expected

@@ -1,0 +1,1 @@
+"""From a program to its channels: labels, equations, rules, coupling, counts."""
