@@ -12,6 +12,7 @@ class FailureCode(StrEnum):
 
     MODEL_UNREADABLE = "model.unreadable"
     MODEL_DOES_NOT_RUN = "model.does_not_run"
+    MODEL_NOT_FINITE = "model.not_finite"
     GRAPH_EXPORT_FAILED = "graph.export_failed"
     PLAN_NOTHING_TO_PRUNE = "plan.nothing_to_prune"
     PLAN_TARGET_UNREACHABLE = "plan.target_unreachable"

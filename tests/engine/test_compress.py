@@ -167,6 +167,16 @@ def test_a_plan_changes_nothing_and_says_everything(folder, tmp_path):
     }
 
 
+def test_fine_tuning_before_pruning_leaves_the_original_as_it_was(folder, tmp_path):
+    tune = FinetuneConfig(epochs=2, learning_rate=1e-2)
+    report = compress(_request(folder, tmp_path, tune, HALF), on_progress=_silent)
+    (tmp_path / "again").mkdir()
+    alone = compress(_request(folder, tmp_path / "again", HALF), on_progress=_silent)
+    assert report["before"]["quality"] == alone["before"]["quality"]
+    # The tuned weights were pruned, not the original's.
+    assert report["after_prune"]["quality"] != alone["after_prune"]["quality"]
+
+
 def test_two_prune_steps_leave_two_plans(folder, tmp_path):
     steps = (PruneConfig(channel_ratio=0.2), PruneConfig(channel_ratio=0.2))
     compress(_request(folder, tmp_path, *steps), on_progress=_silent)

@@ -8,7 +8,7 @@ from torch import nn
 from tests.zoo.exported import export
 from worker.engine import objective
 from worker.engine.data import Rows
-from worker.engine.errors import DataMismatchError
+from worker.engine.errors import DataMismatchError, NotFiniteError
 from worker.engine.measure.latency import latency
 from worker.engine.measure.quality import quality
 from worker.engine.program import Program
@@ -76,6 +76,22 @@ def test_without_targets_only_the_outputs_are_compared():
     found = quality(_program(1.0, 1.0), _program(2.0, 2.0), rows, batch_size=3, on_batch=_nothing)
     assert found["loss"] is None
     assert found["output_mse"] > 0
+
+
+def test_a_masked_class_is_no_difference_and_no_error():
+    rows = Rows((LOGITS,), np.array([0, 0, 0, 0, 0]))
+    program = _program(1.0, float("-inf"))
+    kept = Rows((np.abs(LOGITS) + 1,), rows.targets)
+    found = quality(program, program.copy(), kept, batch_size=2, on_batch=_nothing)
+    assert found["output_mse"] == 0.0
+    assert found["accuracy"] == 1.0
+
+
+def test_nan_on_test_data_is_told():
+    rows = Rows((np.full((3, 2), np.nan, np.float32),), np.array([0, 1, 1]))
+    program = _program(1.0, 1.0)
+    with pytest.raises(NotFiniteError, match="check the data for NaN"):
+        quality(program, program.copy(), rows, batch_size=2, on_batch=_nothing)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64])

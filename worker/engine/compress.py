@@ -75,7 +75,8 @@ class _Run:
         test = self.read(self.request.test, original)
         train = self.read(self.request.train, original)
         before = self.measured(original, original, test, stage="baseline")
-        program, after_prune = original, before
+        # A copy: what trains changes its program in place, and the original is the yardstick.
+        program, after_prune = original.copy(), before
         for number, step in enumerate(self.request.recipe):
             program = self.do(step, number, program, train)
             if isinstance(step, PruneConfig):

@@ -4,6 +4,7 @@
   * ModelError
     x UnreadableModelError    model.unreadable
     x BaselineError           model.does_not_run
+    x NotFiniteError          model.not_finite
   * GraphError
     x ExportError             graph.export_failed
   * PlanError
@@ -40,6 +41,10 @@ class UnreadableModelError(ModelError):
 
 class BaselineError(ModelError):
     code = "model.does_not_run"
+
+
+class NotFiniteError(ModelError):
+    code = "model.not_finite"
 
 
 class GraphError(EngineError):

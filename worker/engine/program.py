@@ -1,6 +1,8 @@
 """A program that can be analyzed, changed and trained: the exported graph with its own weights."""
 
+import copy
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,8 +92,15 @@ class Program:
             return size
         return int(size.node.expr.xreplace(dict(self.sizes)))
 
+    def copy(self) -> "Program":
+        """The same program with weights of its own."""
+        with warnings.catch_warnings():
+            # torch 2.13 copies its own deprecated LeafSpec; remove this when it no longer does.
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            return self.with_module(copy.deepcopy(self.module))
+
     def with_module(self, module: GraphModule) -> "Program":
-        """The same inputs, another graph: for exporting it."""
+        """The same inputs, another graph."""
         return replace(self, module=module)
 
     def to(self, device: str) -> "Program":

@@ -1,5 +1,6 @@
 """How well a program does on test data, alone and against the original."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from worker.engine import objective
 from worker.engine.data import Batch, Rows
+from worker.engine.errors import NotFiniteError
 from worker.engine.program import Program
 
 OnBatch = Callable[[int, int], None]
@@ -45,6 +47,9 @@ def quality(
     Returns:
         ``row_count``, ``accuracy``, ``loss``, ``agreement`` and ``output_mse``; fractions in
         [0, 1]; None for what the targets do not allow.
+
+    Raises:
+        NotFiniteError: A number came out as NaN or infinite.
     """
     means = {name: _Mean() for name in ("accuracy", "loss", "agreement", "output_mse")}
     total = rows.batch_count(program, batch_size)
@@ -64,7 +69,8 @@ def quality(
 
 
 def _measured(output: Tensor, reference: Tensor, batch: Batch, rows: Rows) -> dict[str, float]:
-    difference = output.double() - reference.double()
+    # What is the same is no difference, infinities included: a masked class has a logit of -inf.
+    difference = torch.where(output == reference, 0.0, output.double() - reference.double())
     found = {"output_mse": float(difference.square().mean())}
     if batch.targets is not None:
         found["loss"] = float(objective.loss(output, batch.targets))
@@ -72,4 +78,10 @@ def _measured(output: Tensor, reference: Tensor, batch: Batch, rows: Rows) -> di
         predicted = objective.classes(output)
         found["accuracy"] = objective.equal_share(predicted, batch.targets)
         found["agreement"] = objective.equal_share(predicted, objective.classes(reference))
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{name} is {value} on the test data: the model gives NaN or infinity there; check "
+                "the data for NaN and for values far from those that the model was trained on"
+            )
     return found

@@ -1,7 +1,5 @@
 """Apply a plan: slice the parameters, rewrite the sizes that the graph spells out."""
 
-import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +36,7 @@ def cut_module(coupling: Coupling, keep: Tensor) -> GraphModule:
         ExportError: A size in the graph could not be rewritten.
     """
     program = coupling.program
-    module = _copied(program.module)
+    module = program.copy().module
     originals = list(program.graph.nodes)
     shapes = {
         node: (
@@ -63,13 +61,6 @@ def cut_module(coupling: Coupling, keep: Tensor) -> GraphModule:
     _slice_parameters(module, coupling, keep)
     module.recompile()
     return module
-
-
-def _copied(module: GraphModule) -> GraphModule:
-    with warnings.catch_warnings():
-        # torch 2.13 copies its own deprecated LeafSpec; remove this when it no longer does.
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        return copy.deepcopy(module)
 
 
 def _resize(node: Node, resizing: Resizing) -> None:

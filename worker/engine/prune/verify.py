@@ -1,5 +1,6 @@
 """Prove a cut: the pruned program computes what the silenced original computes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,10 @@ def verify_cut(coupling: Coupling, keep: Tensor, pruned: Program, *, seed: int) 
 
 
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Largest difference over the largest expected value; infinite where shapes differ."""
+    """Largest difference over the largest finite expected value.
+
+    Infinite where shapes differ, or where one side alone is NaN or infinite.
+    """
     worst = 0.0
     if len(found) != len(expected):
         return float("inf")
@@ -64,9 +68,10 @@ def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float
         if not one.numel():
             continue
         one, other = one.detach().double(), other.detach().double()
-        scale = float(other.abs().max()) or 1.0
-        difference = float((one - other).abs().max())
-        worst = max(worst, difference / scale)
+        same = (one == other) | (one.isnan() & other.isnan())
+        difference = float(torch.where(same, 0.0, one - other).abs().max())
+        scale = float(torch.where(other.isfinite(), other, 0.0).abs().max()) or 1.0
+        worst = max(worst, difference / scale if math.isfinite(difference) else math.inf)
     return worst
 
 
