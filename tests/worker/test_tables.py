@@ -1,0 +1,155 @@
+"""The worker's tables have a row for everything that there is."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+import worker.engine.errors
+from formats.errors import DatasetFormatError, FormatError
+from secateur.failures import FailureCode
+from secateur.jobs import JobKind
+from secateur.messages import RUN_JOB
+from secateur.spec import JobSpec, Step
+from worker.app import make_app
+from worker.engine.config import FinetuneConfig, PruneConfig, RecalibrateConfig
+from worker.engine.errors import EngineError
+from worker.failures import failure_of
+from worker.functions import FUNCTIONS
+from worker.launch import Launcher
+from worker.order import InputFile, Order
+from worker.recipe import BUILDERS, request_of
+from worker.results import REQUIRED, RESULTS
+from worker.settings import WorkerSettings
+
+GIB = 2**30
+
+
+def leaves(kind: type) -> Iterator[type]:
+    below = kind.__subclasses__()
+    if not below:
+        yield kind
+    for each in below:
+        yield from leaves(each)
+
+
+@pytest.mark.parametrize("kind", list(leaves(EngineError)))
+def test_every_engine_error_has_a_failure_code(kind: type[EngineError]) -> None:
+    failure = failure_of(kind("why"), memory_bytes=GIB)
+    assert failure.code == kind.code
+    assert failure.detail == "why"
+    assert kind.__module__ == worker.engine.errors.__name__
+
+
+@pytest.mark.parametrize("kind", list(leaves(FormatError)))
+def test_every_format_error_is_about_the_model_or_the_data(kind: type[FormatError]) -> None:
+    error = kind.__new__(kind)
+    expected = (
+        FailureCode.DATA_UNREADABLE
+        if issubclass(kind, DatasetFormatError)
+        else FailureCode.MODEL_UNREADABLE
+    )
+    assert failure_of(error, memory_bytes=GIB).code is expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((2**40,), np.dtype("float32")),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_its_many_names(error: BaseException) -> None:
+    assert failure_of(error, memory_bytes=GIB).code is FailureCode.RESOURCE_OUT_OF_MEMORY
+
+
+def test_a_lack_of_memory_is_no_word_about_the_model() -> None:
+    error = worker.engine.errors.UnreadableModelError("cannot be read")
+    error.__cause__ = MemoryError()
+    assert failure_of(error, memory_bytes=GIB).code is FailureCode.RESOURCE_OUT_OF_MEMORY
+
+
+def test_anything_else_is_internal_and_says_nothing() -> None:
+    failure = failure_of(OSError("/secret/path"), memory_bytes=GIB)
+    assert failure.code is FailureCode.INTERNAL
+    assert "/secret" not in failure.detail
+
+
+def test_every_step_has_a_builder() -> None:
+    union, _ = get_args(Step)
+    assert set(get_args(union)) == BUILDERS.keys()
+
+
+def test_every_kind_of_job_has_a_function_and_a_result() -> None:
+    assert set(JobKind) == FUNCTIONS.keys() == RESULTS.keys() == REQUIRED.keys()
+    for name in FUNCTIONS.values():
+        module, _, function = name.partition(":")
+        assert callable(getattr(__import__(module, fromlist=[function]), function))
+
+
+def test_every_message_has_a_task(tmp_path) -> None:
+    app, runtime = make_app(WorkerSettings(data_dir=tmp_path), Launcher([]))
+    assert RUN_JOB in app.tasks
+    runtime.close()
+
+
+def test_a_spec_is_the_engines_request(tmp_path) -> None:
+    spec = JobSpec.model_validate(
+        {
+            "model_id": "mdl_1",
+            "recipe": [
+                {
+                    "step": "prune",
+                    "budget": {"macs": 0.25},
+                    "criterion": "random",
+                    "scope": "local",
+                    "exclude": ["head.*"],
+                    "channel_multiple": 8,
+                },
+                {"step": "recalibrate", "sample_count": 3, "batch_size": 4},
+                {
+                    "step": "finetune",
+                    "epochs": 5,
+                    "learning_rate": 0.5,
+                    "weight_decay": 0.25,
+                    "batch_size": 6,
+                },
+            ],
+            "evaluation": {"batch_size": 7, "latency_batch_size": 8, "latency_rounds": 9},
+            "seed": 10,
+        }
+    )
+    order = Order(
+        job_id="job_1",
+        attempt=1,
+        function="a:b",
+        spec=spec,
+        model=InputFile(path=tmp_path / "m", sha256="1" * 64),
+        train=InputFile(path=tmp_path / "t", sha256="2" * 64),
+        test=None,
+        device="auto",
+        memory_bytes=GIB,
+        file_bytes=GIB,
+        cpu_s=1,
+    )
+    request = request_of(order, output_dir=tmp_path, device="cpu")
+    assert request.recipe == (
+        PruneConfig(
+            criterion="random", scope="local", macs=0.25, exclude=("head.*",), channel_multiple=8
+        ),
+        RecalibrateConfig(sample_count=3, batch_size=4),
+        FinetuneConfig(epochs=5, learning_rate=0.5, weight_decay=0.25, batch_size=6),
+    )
+    assert request.model == tmp_path / "m"
+    assert request.model_sha256 == "1" * 64
+    assert request.train == tmp_path / "t"
+    assert request.test is None
+    assert request.evaluation.batch_size == 7
+    assert request.evaluation.latency_batch_size == 8
+    assert request.evaluation.latency_rounds == 9
+    assert request.seed == 10
+    assert request.device == "cpu"

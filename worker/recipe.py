@@ -1,0 +1,68 @@
+"""A job spec in the engine's own words."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.spec import FinetuneStep, PruneStep, RecalibrateStep, Step
+from worker.engine.config import (
+    EvaluationConfig,
+    FinetuneConfig,
+    PruneConfig,
+    RecalibrateConfig,
+    Request,
+    StepConfig,
+)
+from worker.order import Order
+
+
+def _prune(step: PruneStep) -> PruneConfig:
+    return PruneConfig(
+        criterion=step.criterion.value,
+        scope=step.scope.value,
+        channel_ratio=step.budget.channel_ratio,
+        macs=step.budget.macs,
+        exclude=step.exclude,
+        channel_multiple=step.channel_multiple,
+    )
+
+
+def _recalibrate(step: RecalibrateStep) -> RecalibrateConfig:
+    return RecalibrateConfig(sample_count=step.sample_count, batch_size=step.batch_size)
+
+
+def _finetune(step: FinetuneStep) -> FinetuneConfig:
+    return FinetuneConfig(
+        epochs=step.epochs,
+        learning_rate=step.learning_rate,
+        weight_decay=step.weight_decay,
+        batch_size=step.batch_size,
+    )
+
+
+BUILDERS: Mapping[type[Step], Callable[[Any], StepConfig]] = {
+    PruneStep: _prune,
+    RecalibrateStep: _recalibrate,
+    FinetuneStep: _finetune,
+}
+"""Every step that a spec may hold, and how the engine is told of it."""
+
+
+def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
+    """What the engine is asked to do for one attempt."""
+    spec = order.spec
+    return Request(
+        model=order.model.path,
+        model_sha256=order.model.sha256,
+        recipe=tuple(BUILDERS[type(step)](step) for step in spec.recipe),
+        output_dir=output_dir,
+        train=order.train.path if order.train else None,
+        test=order.test.path if order.test else None,
+        evaluation=EvaluationConfig(
+            batch_size=spec.evaluation.batch_size,
+            latency_batch_size=spec.evaluation.latency_batch_size,
+            latency_rounds=spec.evaluation.latency_rounds,
+        ),
+        seed=spec.seed,
+        device=device,
+    )

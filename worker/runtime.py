@@ -1,0 +1,60 @@
+"""The composition root: what lives as long as the worker does."""
+
+from celery import Celery
+
+from store.file_blobs import FileBlobs
+from store.session import make_engine
+from worker.announce import Announcer
+from worker.attempt import Workplace
+from worker.functions import FUNCTIONS
+from worker.launch import Launcher
+from worker.messages import Messages
+from worker.scratch import remove_leftovers
+from worker.settings import WorkerSettings
+from worker.sweep import Sweeper
+from worker.wake import Wakes
+
+
+class Runtime:
+    """Made with the application; `start` and `stop` come from the worker's own life."""
+
+    def __init__(self, settings: WorkerSettings, app: Celery, launcher: Launcher) -> None:
+        engine = make_engine(settings)
+        blobs = FileBlobs(settings.blob_dir)
+        wakes = Wakes()
+        self._settings = settings
+        self._engine = engine
+        self._announcer = Announcer(settings.broker_url, on_change=wakes.wake)
+        self._sweeper = Sweeper(settings, engine, blobs, Messages(app), self._announcer.announce)
+        self._launcher = launcher
+        self.place = Workplace(
+            settings=settings,
+            engine=engine,
+            blobs=blobs,
+            launcher=launcher,
+            wakes=wakes,
+            announce=self._announcer.announce,
+            release=self._sweeper.release,
+            functions=FUNCTIONS,
+        )
+
+    def start(self) -> None:
+        """Get ready for messages.
+
+        Raises:
+            LaunchError: The engine cannot be imported; a worker without it would be of no use.
+        """
+        remove_leftovers(self._settings.scratch_dir)
+        self._launcher.warm_up()
+        self._announcer.start()
+        self._sweeper.start()
+
+    def stop(self) -> None:
+        """Have running attempts end. Their jobs are queued again, for other workers."""
+        self.place.wakes.stop()
+        self._sweeper.close()
+
+    def close(self) -> None:
+        """Let go of everything but the launcher, when no task runs any more."""
+        self._announcer.close()
+        self._engine.dispose()

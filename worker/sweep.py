@@ -1,0 +1,107 @@
+"""Finding what was lost: attempts that fell silent, messages that never came, blobs nobody owns."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from store.blobs import BlobStore
+from store.collect import remove_orphans
+from store.jobs import Jobs
+from store.session import session_scope
+from worker.messages import Messages
+from worker.settings import WorkerSettings
+
+_log = logging.getLogger(__name__)
+
+# Messages of a long queue are rarely lost ones. Sent as often as in an empty queue, they would grow
+# faster than they are worked off.
+_PATIENCE_WITH_A_QUEUE = 20
+
+_TIDY_EVERY_S = 3600.0
+# Older than any upload or delivery that is still going on.
+_ABANDONED_AFTER = timedelta(days=1)
+
+
+class Sweeper:
+    """A thread in every worker. Several may sweep at once: each change is made by one of them."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        engine: Engine,
+        blobs: BlobStore,
+        messages: Messages,
+        announce: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._blobs = blobs
+        self._messages = messages
+        self._announce = announce
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep")
+        self._tidy_at = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def sweep(self) -> None:
+        """Look once."""
+        self.release()
+        self._send_again()
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + _TIDY_EVERY_S
+            self._tidy()
+
+    def release(self) -> None:
+        """Take jobs from attempts that fell silent, and have them tried again."""
+        with session_scope(self._engine) as session:
+            released = Jobs(session).release_lost(
+                datetime.now(UTC),
+                silent_for=timedelta(seconds=self._settings.silent_s),
+                max_attempts=self._settings.max_attempts,
+            )
+        for job_id in (*released.queued, *released.failed, *released.canceled):
+            _log.warning("%s has lost its worker", job_id)
+            self._announce(job_id)
+        for job_id in released.queued:
+            self._messages.send(job_id)
+
+    def _send_again(self) -> None:
+        depth = self._messages.depth()
+        if depth is None:
+            return
+        patience = _PATIENCE_WITH_A_QUEUE if depth else 1
+        older_than = timedelta(seconds=self._settings.waiting_s * patience)
+        with session_scope(self._engine) as session:
+            waiting = Jobs(session).waiting(datetime.now(UTC), older_than=older_than)
+        for job_id in waiting:
+            _log.info("%s has waited long: its message is sent again", job_id)
+            self._messages.send(job_id)
+
+    def _tidy(self) -> None:
+        before = datetime.now(UTC) - _ABANDONED_AFTER
+        self._blobs.abort_stale(before)
+        with session_scope(self._engine) as session:
+            removed = remove_orphans(session, self._blobs, before=before)
+        if removed:
+            _log.info("%d blobs that belonged to nothing are removed", len(removed))
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self.sweep()
+            except OperationalError:
+                # The database is away; the next round is soon.
+                _log.exception("the sweep is put off")
+            self._closing.wait(self._settings.sweep_s)
