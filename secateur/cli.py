@@ -1,0 +1,319 @@
+"""`secateur`: the service from a command line."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from secateur.client import Client
+from secateur.errors import SecateurError
+from secateur.jobs import Job, JobState
+from secateur.plan import Plan
+from secateur.progress import ProgressLine
+from secateur.report import Report
+from secateur.spec import Criterion, Scope
+from secateur.table import aligned, plan_table, report_table
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: as asked; the service or the job said no; a wrong command line; Ctrl-C."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; give the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    key = os.environ.get("SECATEUR_API_KEY")
+    if not options.url:
+        parser.error("say where the service is: --url, or set SECATEUR_URL")
+    if not key:
+        parser.error("set SECATEUR_API_KEY to your key; it is no option, as others could see it")
+    try:
+        with Client(options.url, key) as client:
+            options.run(client, options)
+    except SecateurError as error:
+        _say(f"secateur: {error}")
+        return FAILED
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(str(part) for part in found["loc"])
+        _say(f"secateur: {place}: {found['msg']}")
+        return MISUSED
+    except OSError as error:
+        _say(f"secateur: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+def compress(client: Client, options: argparse.Namespace) -> None:
+    """Upload, start, follow, download, show."""
+    folder = options.output or Path(f"{options.model.stem}-compressed")
+    with ProgressLine() as line:
+        spec = {
+            "model_id": _uploaded_model(client, options.model, line),
+            "recipe": _recipe(options),
+            "data": _uploaded_data(client, options, line),
+            "evaluation": {"latency_rounds": options.latency_rounds},
+            "seed": options.seed,
+            "label": options.label,
+            "run_timeout_s": options.run_timeout,
+        }
+        job = _followed(client, client.create_job(spec), line)
+        made = client.download_all(job, folder)
+    result = client.result(job)
+    assert isinstance(result, Report)
+    print(report_table(result), end="")
+    _warn(result.warnings)
+    print(f"\n{job.id}: {', '.join(path.name for path in made)} in {folder}")
+
+
+def plan(client: Client, options: argparse.Namespace) -> None:
+    """Like `compress`, up to the decision."""
+    with ProgressLine() as line:
+        spec = {
+            "model_id": _uploaded_model(client, options.model, line),
+            "prune": _prune_step(options),
+            "seed": options.seed,
+            "label": options.label,
+        }
+        job = _followed(client, client.create_plan(spec), line)
+    result = client.result(job)
+    assert isinstance(result, Plan)
+    print(plan_table(result), end="")
+    _warn(result.warnings)
+    if options.output is not None:
+        options.output.write_text(json.dumps(result.model_dump(mode="json"), indent=2) + "\n")
+
+
+def jobs(client: Client, options: argparse.Namespace) -> None:
+    """List jobs, newest first."""
+    rows = [("job", "state", "kind", "created", "label")]
+    rows += [
+        (job.id, job.state, job.kind, f"{job.created_at:%Y-%m-%d %H:%M:%S}", job.label or "")
+        for job in client.jobs(state=options.state, label=options.label)
+    ]
+    print(aligned(rows), end="")
+
+
+def cancel(client: Client, options: argparse.Namespace) -> None:
+    """Ask for jobs to stop."""
+    for job_id in options.job:
+        job = client.cancel(job_id)
+        print(f"{job.id} {job.state}")
+
+
+def capabilities(client: Client, options: argparse.Namespace) -> None:
+    """What the service can do, as JSON for programs or as text."""
+    found = client.capabilities()
+    if options.json:
+        print(json.dumps(found.model_dump(mode="json"), indent=2))
+        return
+    print(f"Secateur {found.version} at {options.url}")
+    print(f"models: {', '.join(found.model_formats)}; data: {', '.join(found.dataset_formats)}")
+    print(f"budgets: {', '.join(found.budgets)}; scopes: {', '.join(found.scopes)}")
+    for title, rows in (("steps", found.steps), ("criteria", found.criteria)):
+        print(f"{title}:")
+        for row in rows:
+            print(f"  {row.name:<12} {row.summary}")
+
+
+def _uploaded_model(client: Client, path: Path, line: ProgressLine) -> str:
+    return client.upload_model(path, on_bytes=partial(line.bytes, "model")).id
+
+
+def _uploaded_data(
+    client: Client, options: argparse.Namespace, line: ProgressLine
+) -> dict[str, str]:
+    return {
+        use: client.upload_dataset(path, on_bytes=partial(line.bytes, f"{use} data")).id
+        for use, path in (("train", options.train), ("test", options.test))
+        if path is not None
+    }
+
+
+def _recipe(options: argparse.Namespace) -> list[dict[str, Any]]:
+    steps = [_prune_step(options)]
+    if options.train is not None:
+        steps.append({"step": "recalibrate"})
+    if options.finetune:
+        steps.append(
+            {
+                "step": "finetune",
+                "epochs": options.finetune,
+                "learning_rate": options.learning_rate,
+                "batch_size": options.batch_size,
+            }
+        )
+    return steps
+
+
+def _prune_step(options: argparse.Namespace) -> dict[str, Any]:
+    budget = {"macs": options.macs, "channel_ratio": options.channel_ratio}
+    return {
+        "step": "prune",
+        "budget": {name: value for name, value in budget.items() if value is not None},
+        "criterion": options.criterion,
+        "scope": options.scope,
+        "exclude": options.exclude,
+        "channel_multiple": options.channel_multiple,
+    }
+
+
+def _followed(client: Client, job: Job, line: ProgressLine) -> Job:
+    """Wait for the job. Ctrl-C cancels it: nobody would be there to fetch what it makes."""
+    try:
+        return client.wait(job, on_update=line.job)
+    except KeyboardInterrupt:
+        line.clear()
+        state = client.cancel(job).state
+        _say(f"secateur: {job.id} is {state}")
+        raise
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        _say(f"warning: {warning}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="secateur",
+        description="Make trained neural networks smaller and faster. The key is read from "
+        "SECATEUR_API_KEY.",
+    )
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("SECATEUR_URL"),
+        help="where the service is (default: SECATEUR_URL)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_compress(commands)
+    _add_plan(commands)
+    _add_jobs(commands)
+    command = commands.add_parser("cancel", help="stop jobs", description=cancel.__doc__)
+    command.add_argument("job", nargs="+", help="the id of a job")
+    command.set_defaults(run=cancel)
+    command = commands.add_parser("capabilities", help="show what the service can do")
+    command.add_argument("--json", action="store_true", help="as JSON, for programs")
+    command.set_defaults(run=capabilities)
+    return parser
+
+
+def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "compress",
+        help="make a model smaller",
+        description="Upload a model, prune it, recover it with your data, measure both, and "
+        "download the result.",
+    )
+    _add_prune_options(command)
+    command.add_argument("--train", type=_file, metavar="NPZ", help="data to recover with")
+    command.add_argument("--test", type=_file, metavar="NPZ", help="data to measure with")
+    command.add_argument(
+        "--finetune", type=int, default=0, metavar="EPOCHS", help="train this long on --train"
+    )
+    command.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
+    command.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    command.add_argument(
+        "--latency-rounds",
+        type=int,
+        default=50,
+        help="timed calls of each model; 0 for none (default: %(default)s)",
+    )
+    command.add_argument(
+        "--run-timeout",
+        type=int,
+        default=3600,
+        metavar="SECONDS",
+        help="longest run, waiting not counted (default: %(default)s)",
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compressed)"
+    )
+    command.set_defaults(run=_checked_compress)
+
+
+def _checked_compress(client: Client, options: argparse.Namespace) -> None:
+    if options.finetune and options.train is None:
+        raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
+    compress(client, options)
+
+
+def _misuse(message: str) -> int:
+    _say(f"secateur: {message}")
+    return MISUSED
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "plan",
+        help="show what would be removed",
+        description="Upload a model and show what pruning it would remove; change nothing.",
+    )
+    _add_prune_options(command)
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
+    command.set_defaults(run=plan)
+
+
+def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("jobs", help="list jobs", description=jobs.__doc__)
+    command.add_argument("--state", type=JobState, choices=list(JobState), help="only these")
+    command.add_argument("--label", help="only jobs with this label")
+    command.set_defaults(run=jobs)
+
+
+def _add_prune_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=_file, metavar="MODEL", help="a .pt2 file")
+    budget = command.add_mutually_exclusive_group(required=True)
+    budget.add_argument(
+        "--macs", type=float, metavar="FRACTION", help="multiply-accumulates that may remain"
+    )
+    budget.add_argument(
+        "--channel-ratio", type=float, metavar="FRACTION", help="channels to remove"
+    )
+    command.add_argument(
+        "--criterion",
+        choices=[each.value for each in Criterion],
+        default=Criterion.MAGNITUDE.value,
+        help="how channels are scored (default: %(default)s)",
+    )
+    command.add_argument(
+        "--scope",
+        choices=[each.value for each in Scope],
+        default=Scope.GLOBAL.value,
+        help="who competes with whom (default: %(default)s)",
+    )
+    command.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="parameters that keep their channels, such as 'head.*'; may be repeated",
+    )
+    command.add_argument(
+        "--channel-multiple", type=int, default=1, help="keep channels in multiples of this"
+    )
+    command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    command.add_argument("--label", help="yours, for finding the job again")
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

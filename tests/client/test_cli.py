@@ -1,0 +1,129 @@
+"""The command line: exit codes, words, and what goes where."""
+
+import io
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+import secateur
+from secateur.cli import DONE, FAILED, MISUSED, main
+from secateur.client import Client
+from secateur.jobs import Job, Progress, Stage
+from secateur.progress import ProgressLine, bar
+from tests.client.conftest import KEY, Service
+from tests.client.test_client import spec
+from tests.service.files import labeled_dataset_file, model_file
+
+
+@pytest.fixture
+def here(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_URL", service.url)
+    monkeypatch.setenv("SECATEUR_API_KEY", KEY)
+
+
+@pytest.fixture
+def model_path(tmp_path):
+    path = tmp_path / "net.pt2"
+    path.write_bytes(model_file())
+    return path
+
+
+def misused(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(each) for each in arguments])
+    assert stopped.value.code == MISUSED
+
+
+def test_capabilities_for_people_and_for_programs(here: None, capsys) -> None:
+    assert main(["capabilities"]) == DONE
+    assert "magnitude" in capsys.readouterr().out
+    assert main(["capabilities", "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out)["spec_version"] == 1
+
+
+def test_jobs_are_listed_and_canceled(here: None, client: Client, model_path, capsys) -> None:
+    job = client.create_job(spec(client.upload_model(model_path).id, label="cli"))
+    assert main(["jobs", "--label", "cli"]) == DONE
+    assert f"{job.id}  queued" in capsys.readouterr().out
+    assert main(["cancel", job.id]) == DONE
+    assert capsys.readouterr().out == f"{job.id} canceled\n"
+    assert main(["cancel", "job_none"]) == FAILED
+    assert "(job.not_found)" in capsys.readouterr().err
+
+
+def test_a_bad_spec_names_the_field(here: None, model_path, capsys) -> None:
+    assert main(["compress", str(model_path), "--macs", "1.5"]) == MISUSED
+    assert "recipe.0.prune.budget.macs: Input should be less than 1" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_the_services_to_say(here: None, model_path, tmp_path, capsys) -> None:
+    data = tmp_path / "data.npz"
+    data.write_bytes(labeled_dataset_file()[:-10])
+    assert main(["compress", str(model_path), "--macs", "0.5", "--train", str(data)]) == FAILED
+    assert capsys.readouterr().err.splitlines()[-1].endswith(")")
+
+
+def test_wrong_command_lines_say_what_is_right(here: None, model_path, capsys) -> None:
+    misused("compress", "nowhere.pt2", "--macs", "0.5")
+    assert "there is no file 'nowhere.pt2'" in capsys.readouterr().err
+    misused("compress", model_path)
+    assert "--macs --channel-ratio" in capsys.readouterr().err
+    misused("compress", model_path, "--macs", "0.5", "--finetune", "2")
+    assert "give --train" in capsys.readouterr().err
+    misused()
+
+
+def test_without_a_service_or_a_key_nothing_starts(capsys, monkeypatch) -> None:
+    misused("jobs")
+    assert "SECATEUR_URL" in capsys.readouterr().err
+    misused("--url", "http://127.0.0.1:1", "jobs")
+    assert "SECATEUR_API_KEY" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def job_at(stage: Stage | None, done: int = 0) -> Job:
+    progress = None if stage is None else Progress(done=done, total=4, unit="epochs")
+    return Job.model_construct(
+        id="job_1",
+        state="running",
+        stage=stage,
+        progress=progress,
+        attempt=1,
+        created_at=datetime.now(UTC),
+    )
+
+
+def test_a_terminal_has_one_line_that_is_written_over() -> None:
+    terminal = Terminal()
+    with ProgressLine(terminal) as line:
+        line.job(job_at(Stage.RECOVERING, 1))
+        line.job(job_at(Stage.RECOVERING, 3))
+    shown = terminal.getvalue().split("\r")
+    assert shown[1] == "recovering   [######..................] 1/4 epochs"
+    assert shown[2] == "recovering   [##################......] 3/4 epochs"
+    assert shown[-2:] == [" " * len(shown[2]), ""]
+
+
+def test_a_log_has_a_line_for_each_stage() -> None:
+    log = io.StringIO()
+    with ProgressLine(log) as line:
+        line.job(job_at(None))
+        line.job(job_at(Stage.LOADING, 0))
+        line.job(job_at(Stage.LOADING, 4))
+        line.job(job_at(Stage.PRUNING, 1))
+    assert log.getvalue() == "running\nloading\npruning\n"
+
+
+def test_a_bar_stays_in_its_bounds() -> None:
+    assert bar(-1) == bar(0)
+    assert bar(2) == bar(1)
+
+
+def test_the_public_names_are_sorted_and_there() -> None:
+    assert sorted(secateur.__all__) == secateur.__all__
+    assert all(hasattr(secateur, name) for name in secateur.__all__)
