@@ -1,0 +1,282 @@
+"""The main job, over HTTP, from a file to a smaller file: on embedded defaults, and on servers.
+
+Everything goes through the client. Processes are real, and some are killed.
+"""
+
+import io
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from secateur.cli import main as cli
+from secateur.client import Client
+from secateur.errors import JobCanceled, JobFailed
+from secateur.failures import FailureCode
+from secateur.jobs import Job, JobState, Stage
+from secateur.report import Manifest, Report
+from tests.stack.processes import descendants, named, started
+from worker.engine.load import load_program
+
+ROW = (1, 8, 8)
+FAST = {
+    # A lost worker is noticed in seconds. In production there is more patience.
+    "SECATEUR_HEARTBEAT_S": "0.5",
+    "SECATEUR_SILENT_S": "3",
+    "SECATEUR_SWEEP_S": "0.5",
+}
+
+
+@dataclass
+class Place:
+    """A running stack."""
+
+    process: subprocess.Popen[str]
+    url: str
+    key: str
+
+    def worker(self) -> int:
+        return named(self.process.pid, "worker")
+
+    def child(self) -> int:
+        """The process of the attempt that runs now: a fork of the fork server."""
+        server = named(self.process.pid, "worker.forkserver")
+        found = [
+            pid
+            for pid in descendants(server)
+            if b"worker.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        assert len(found) == 1
+        return found[0]
+
+
+@pytest.fixture(scope="module", params=["embedded", "servers"])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    environment = dict(FAST)
+    if request.param == "servers":
+        postgres = request.getfixturevalue("postgres")
+        socket = request.getfixturevalue("valkey_socket")
+        environment["SECATEUR_DATABASE_URL"] = postgres.new_database()
+        environment["SECATEUR_BROKER_URL"] = f"redis+socket://{socket}"
+    data = tmp_path_factory.mktemp("stack")
+    with started("--data", data, environment=environment) as process:
+        assert process.stdout is not None
+        said = {}
+        for line in process.stdout:
+            name, separator, value = line.strip().removeprefix("export ").partition("=")
+            if separator:
+                said[name] = value
+            if line.startswith("Files are in"):
+                break
+        assert said, process.communicate()[1]
+        yield Place(process, said["SECATEUR_URL"], said["SECATEUR_API_KEY"])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+@pytest.fixture
+def client(place: Place) -> Iterator[Client]:
+    with Client(place.url, place.key) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CNN, and data whose classes it can tell apart."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    ).eval()
+    program = torch.export.export(
+        model, (torch.randn(2, *ROW),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    torch.export.save(program, folder / "cnn.pt2")
+    random = np.random.default_rng(0)
+    for name, count in (("train", 256), ("test", 64)):
+        targets = random.integers(0, 4, count)
+        rows = random.normal(size=(count, *ROW)).astype(np.float32)
+        np.savez(
+            folder / f"{name}.npz", inputs=rows + targets[:, None, None, None], targets=targets
+        )
+    return folder
+
+
+def spec_of(client: Client, files: Path, *, epochs: int, **prune: object) -> dict[str, object]:
+    model = client.upload_model(files / "cnn.pt2")
+    return {
+        "model_id": model.id,
+        "recipe": [
+            {"step": "prune", "budget": {"macs": 0.5}, **prune},
+            {"step": "recalibrate"},
+            {"step": "finetune", "epochs": epochs, "learning_rate": 0.01},
+        ],
+        "data": {
+            "train": client.upload_dataset(files / "train.npz").id,
+            "test": client.upload_dataset(files / "test.npz").id,
+        },
+        "evaluation": {"latency_rounds": 3},
+    }
+
+
+def once(stage: Stage, do: Callable[[], None]) -> Callable[[Job], None]:
+    """A callback that does something the first time that a job is at a stage."""
+    done = []
+
+    def on_update(job: Job) -> None:
+        if job.stage is stage and not done:
+            done.append(job)
+            do()
+
+    return on_update
+
+
+def test_a_model_is_made_smaller_and_proved(client: Client, files: Path, tmp_path: Path) -> None:
+    seen: list[JobState | Stage] = []
+    job = client.create_job(spec_of(client, files, epochs=2))
+    job = client.wait(job, on_update=lambda now: seen.append(now.stage or now.state))
+    assert job.attempt == 1
+    assert seen[0] in (JobState.QUEUED, JobState.RUNNING, Stage.LOADING)
+    assert seen[-1] is JobState.SUCCEEDED
+    assert Stage.RECOVERING in seen
+
+    report = client.report(job)
+    assert report.after_recovery.counts.macs <= 0.5 * report.before.counts.macs
+    assert report.after_recovery.counts.parameters < report.before.counts.parameters
+    assert report.verification.counts_match
+    assert report.verification.reload_matches
+    assert report.after_recovery.quality is not None
+    assert report.latency is not None
+
+    paths = {path.name: path for path in client.download_all(job, tmp_path)}
+    assert paths.keys() == {
+        "manifest.json",
+        "model.pt2",
+        "model.safetensors",
+        "plan.json",
+        "report.json",
+    }
+    assert Report.model_validate_json(paths["report.json"].read_text()) == report
+    manifest = Manifest.model_validate_json(paths["manifest.json"].read_text())
+    for made in manifest.outputs:
+        assert sha256(paths[made.name].read_bytes()).hexdigest() == made.sha256
+    assert manifest.inputs[0].sha256 == sha256((files / "cnn.pt2").read_bytes()).hexdigest()
+
+    program = load_program(paths["model.pt2"])
+    count = sum(parameter.numel() for parameter in program.parameters())
+    assert count == report.after_recovery.counts.parameters
+    assert program.module()(torch.zeros(5, *ROW)).shape == (5, 4)
+
+
+def test_the_same_seed_makes_the_same_weights(client: Client, files: Path) -> None:
+    spec = spec_of(client, files, epochs=1)
+    digests = []
+    for _ in range(2):
+        job = client.wait(client.create_job(spec))
+        artifacts = {each.name: each.sha256 for each in client.artifacts(job)}
+        digests.append(artifacts["model.safetensors"])
+    assert digests[0] == digests[1]
+
+
+def test_a_dry_run_decides_and_makes_no_model(client: Client, files: Path) -> None:
+    spec = spec_of(client, files, epochs=1)
+    prune = {"step": "prune", "budget": {"channel_ratio": 0.5}}
+    job = client.wait(client.create_plan({"model_id": spec["model_id"], "prune": prune}))
+    plan = client.plan(job)
+    assert plan.predicted.parameters < plan.baseline.parameters
+    assert {each.name for each in client.artifacts(job)} == {"plan.json", "manifest.json"}
+
+
+def test_what_cannot_be_done_fails_with_a_reason(client: Client, files: Path) -> None:
+    spec = spec_of(client, files, epochs=1, exclude=["*"])
+    with pytest.raises(JobFailed) as caught:
+        client.wait(client.create_job(spec))
+    assert caught.value.failure.code is FailureCode.PLAN_NOTHING_TO_PRUNE
+
+
+def test_canceling_ends_the_child(place: Place, client: Client, files: Path) -> None:
+    children: list[int] = []
+
+    def cancel() -> None:
+        children.append(os.pidfd_open(place.child()))
+        client.cancel(job)
+
+    job = client.create_job(spec_of(client, files, epochs=10_000))
+    with pytest.raises(JobCanceled):
+        client.wait(job, on_update=once(Stage.RECOVERING, cancel))
+    assert os.waitid is not None
+    # Canceled is said when the child is gone: signaling it finds nobody.
+    with pytest.raises(ProcessLookupError):
+        signal.pidfd_send_signal(children[0], 0)
+    os.close(children[0])
+
+
+def test_a_job_survives_the_death_of_its_child(place: Place, client: Client, files: Path) -> None:
+    def kill() -> None:
+        os.kill(place.child(), signal.SIGKILL)
+
+    job = client.create_job(spec_of(client, files, epochs=60))
+    job = client.wait(job, on_update=once(Stage.RECOVERING, kill))
+    assert job.attempt == 2
+    assert len(client.artifacts(job)) == 5
+
+
+def test_a_job_survives_the_death_of_its_worker(place: Place, client: Client, files: Path) -> None:
+    def kill() -> None:
+        os.kill(place.worker(), signal.SIGKILL)
+
+    job = client.create_job(spec_of(client, files, epochs=60))
+    job = client.wait(job, on_update=once(Stage.RECOVERING, kill))
+    assert job.attempt == 2
+    assert len(client.artifacts(job)) == 5
+
+
+def test_a_worker_that_is_stopped_gives_its_job_back(
+    place: Place, client: Client, files: Path
+) -> None:
+    def stop() -> None:
+        os.kill(place.worker(), signal.SIGTERM)
+
+    job = client.create_job(spec_of(client, files, epochs=60))
+    job = client.wait(job, on_update=once(Stage.RECOVERING, stop))
+    assert job.attempt == 2
+
+
+def test_the_command_line_does_it_all(
+    place: Place, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("SECATEUR_URL", place.url)
+    monkeypatch.setenv("SECATEUR_API_KEY", place.key)
+    out = tmp_path / "out"
+    arguments = [
+        *("compress", files / "cnn.pt2", "--macs", "0.5", "--finetune", "1", "-o", out),
+        *("--train", files / "train.npz", "--test", files / "test.npz"),
+    ]
+    assert cli([str(each) for each in arguments]) == 0
+    shown = capsys.readouterr()
+    assert "accuracy" in shown.out
+    assert "evaluating" in shown.err
+    assert (out / "model.pt2").is_file()
+    plan = tmp_path / "plan.json"
+    assert cli(["plan", str(files / "cnn.pt2"), "--macs", "0.5", "-o", str(plan)]) == 0
+    assert json.loads(plan.read_text())["channel_groups"]
+    assert io.StringIO(capsys.readouterr().out).readline().split() == ["now", "planned", "change"]
