@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python examples/digits.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope $(TEST_ARGS)
 
 serve: $(INSTALLED)
 	$(BIN)/python -m stack

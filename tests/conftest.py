@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side: each that takes all cores for its matrices slows all others, and tiny
+# ones are the slowest so. Read by PyTorch when it is first imported, here and in child processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from store.migrate import migrate_to_head
 from tests.servers import PostgresServer, postgres_server, valkey_server
 

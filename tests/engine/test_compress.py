@@ -81,13 +81,14 @@ def _request(folder: Path, output: Path, *steps, **fields) -> Request:
 
 
 HALF = PruneConfig(macs=0.5)
+TUNE = FinetuneConfig(epochs=20, learning_rate=3e-3, batch_size=32)
+RECIPE = (HALF, RecalibrateConfig(), TUNE)
 
 
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
-    tune = FinetuneConfig(epochs=20, learning_rate=3e-3, batch_size=32)
-    request = _request(folder, output, HALF, RecalibrateConfig(), tune)
+    request = _request(folder, output, *RECIPE)
     seen = []
     report = compress(request, on_progress=lambda *event: seen.append(event))
     return output, report, seen
@@ -139,14 +140,12 @@ def test_progress_ends_where_it_said_it_would(finished):
     assert all(0 <= done <= total for _, done, total, _ in seen)
 
 
-def test_the_same_seed_gives_the_same_weights(folder, tmp_path):
-    steps = (HALF, FinetuneConfig(epochs=1))
-    digests = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        compress(_request(folder, tmp_path / name, *steps), on_progress=_silent)
-        digests.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert digests[0] == digests[1]
+def test_the_same_seed_gives_the_same_weights(finished, folder, tmp_path):
+    output, report, _ = finished
+    again = compress(_request(folder, tmp_path, *RECIPE), on_progress=_silent)
+    name = "model.safetensors"
+    assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+    assert again["after_recovery"]["quality"] == report["after_recovery"]["quality"]
 
 
 def test_a_plan_changes_nothing_and_says_everything(folder, tmp_path):
@@ -167,14 +166,13 @@ def test_a_plan_changes_nothing_and_says_everything(folder, tmp_path):
     }
 
 
-def test_fine_tuning_before_pruning_leaves_the_original_as_it_was(folder, tmp_path):
+def test_fine_tuning_before_pruning_leaves_the_original_as_it_was(finished, folder, tmp_path):
+    _, pruned_first, _ = finished
     tune = FinetuneConfig(epochs=2, learning_rate=1e-2)
     report = compress(_request(folder, tmp_path, tune, HALF), on_progress=_silent)
-    (tmp_path / "again").mkdir()
-    alone = compress(_request(folder, tmp_path / "again", HALF), on_progress=_silent)
-    assert report["before"]["quality"] == alone["before"]["quality"]
+    assert report["before"]["quality"] == pruned_first["before"]["quality"]
     # The tuned weights were pruned, not the original's.
-    assert report["after_prune"]["quality"] != alone["after_prune"]["quality"]
+    assert report["after_prune"]["quality"] != pruned_first["after_prune"]["quality"]
 
 
 def test_two_prune_steps_leave_two_plans(folder, tmp_path):

@@ -40,9 +40,13 @@ class Place:
             self.settings, self.engine, self.blobs, self.messages, self.announced.append
         )
 
-    def close(self) -> None:
+    def purge(self) -> None:
+        """Nothing is queued: the broker is shared with other tests."""
         with self.app.connection_for_write() as connection:
             Queue(QUEUE)(connection.default_channel).purge()
+
+    def close(self) -> None:
+        self.purge()
         self.app.close()
         self.engine.dispose()
 
@@ -72,6 +76,7 @@ class Place:
 def place(tmp_path: Path, sqlite_template: Path, valkey_socket: str) -> Iterator[Place]:
     shutil.copy(sqlite_template, tmp_path / "secateur.db")
     place = Place(tmp_path, f"redis+socket://{valkey_socket}", silent_s=30)
+    place.purge()
     yield place
     place.close()
 
