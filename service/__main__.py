@@ -1,14 +1,17 @@
 """`python -m service`: serve HTTP until told to stop."""
 
 import asyncio
+import resource
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
 
 from service.app import create_app
 from service.logs import configure_logs
+from service.protocol import BoundedHttp
 from service.settings import ServiceSettings
 
 
@@ -46,17 +49,27 @@ def main() -> None:
     """Run the service with settings from the environment."""
     settings = ServiceSettings()
     configure_logs()
+    _allow_open_files()
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
         uds=str(settings.socket_path) if settings.socket_path else None,
+        http=BoundedHttp,
+        ws="none",
         log_config=None,  # configure_logs did it.
         access_log=False,  # RequestContext writes ours.
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
     asyncio.run(Server(config, settings).serve())
+
+
+def _allow_open_files() -> None:
+    """Take all that we may have: a request that waits is a connection here, and one to Redis."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS says "without limit", and then has one.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

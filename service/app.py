@@ -7,21 +7,30 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
 from starlette.types import Scope
 
 import secateur
 from service import errors
 from service.auth import DOCUMENTED, KeyCheck
-from service.datasets import DatasetService
 from service.dependencies import Services
 from service.errors import ServiceError
+from service.files import DatasetService, ModelService
 from service.jobs import JobService
 from service.messages import CeleryMessages, Messages
 from service.middleware import BodyLimit, RequestContext
-from service.models import ModelService
 from service.openapi import DESCRIPTION, TAGS, complete
-from service.problems import on_http_exception, on_invalid_request, on_service_error, problems
+from service.problems import (
+    on_database_error,
+    on_http_exception,
+    on_invalid_request,
+    on_service_error,
+    problems,
+)
+from service.reference import reference
 from service.routes import datasets, discovery, jobs, models, operations, results
 from service.settings import ServiceSettings
 from store.file_blobs import FileBlobs
@@ -53,6 +62,8 @@ def create_app(settings: ServiceSettings, *, messages: Messages | None = None) -
         openapi_tags=TAGS,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
+        # Theirs load scripts from elsewhere; ours is one page of its own.
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=_operation_id,
         # A path with a slash too many is unknown, not somewhere else.
@@ -72,14 +83,16 @@ def _services(settings: ServiceSettings, messages: Messages) -> Services:
         settings=settings,
         engine=engine,
         blobs=blobs,
-        models=ModelService(engine, blobs),
-        datasets=DatasetService(engine, blobs),
+        models=ModelService(engine, blobs, settings.model_max_bytes),
+        datasets=DatasetService(engine, blobs, settings.dataset_max_bytes),
         jobs=JobService(engine, blobs, messages, settings.retry_after_s),
     )
 
 
 def _add_routes(app: FastAPI) -> None:
-    everywhere = problems(errors.KeyMissing, errors.KeyUnknown, errors.InternalError)
+    everywhere = problems(
+        errors.KeyMissing, errors.KeyUnknown, errors.NotReady, errors.InternalError
+    )
     # Discovery first: /v1/jobs/validate is no job.
     routers = [module.router for module in (discovery, models, datasets, jobs, results)]
     for router in routers:
@@ -95,6 +108,10 @@ def _add_routes(app: FastAPI) -> None:
             app.openapi_schema = complete(built_in())
         return app.openapi_schema
 
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(reference(app.openapi()))
+
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way.
 
 
@@ -102,6 +119,8 @@ def _add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_exception)
+    for database_error in (OperationalError, PoolTimeout):
+        app.add_exception_handler(database_error, on_database_error)
 
 
 def _add_middleware(app: FastAPI, settings: ServiceSettings) -> None:

@@ -9,14 +9,16 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request
 from sqlalchemy import Engine
 
-from service.datasets import DatasetService
 from service.errors import MalformedDigest, MediaTypeUnsupported
+from service.files import DatasetService, ModelService
 from service.jobs import JobService
-from service.models import ModelService
 from service.settings import ServiceSettings
+from service.uploads import Upload
 from store.blobs import BlobStore
 
 PAGE_MAX_ROWS = 100
+# PostgreSQL knows no text with a zero in it.
+NO_ZERO = r"^[^\x00]*$"
 
 _SHA256_MEMBER = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):\s*(?:$|,|;)")
 
@@ -38,14 +40,41 @@ async def services_of(request: Request) -> Services:
     return services
 
 
-async def announced_sha256(repr_digest: Annotated[str | None, Header()] = None) -> str | None:
-    """The sha256 in a `Repr-Digest` header (RFC 9530), in hexadecimal.
+async def upload_of(
+    request: Request,
+    filename: Annotated[
+        str | None,
+        Query(
+            max_length=255,
+            pattern=r"^[^\x00-\x1f\x7f/\\]+$",
+            description="The file's name, for people to recognize it.",
+            examples=["resnet20.pt2"],
+        ),
+    ] = None,
+    repr_digest: Annotated[str | None, Header()] = None,
+) -> Upload:
+    """A request whose body is the file itself.
 
     Raises:
-        MalformedDigest: There is a header, and no sha-256 in it that can be read.
+        MediaTypeUnsupported: The file is wrapped in a form.
+        MalformedDigest: There is a `Repr-Digest`, and no sha-256 in it that can be read.
     """
-    if repr_digest is None:
-        return None
+    media_type = request.headers.get("content-type", "")
+    if media_type.lower().startswith("multipart/"):
+        raise MediaTypeUnsupported(
+            media_type, allowed="the file itself as the body, as application/octet-stream"
+        )
+    length = request.headers.get("content-length", "")
+    return Upload(
+        chunks=request.stream(),
+        filename=filename,
+        announced_bytes=int(length) if length.isdecimal() else None,
+        announced_sha256=None if repr_digest is None else _sha256_in(repr_digest),
+    )
+
+
+def _sha256_in(repr_digest: str) -> str:
+    """The sha256 in a `Repr-Digest` header (RFC 9530), in hexadecimal."""
     found = _SHA256_MEMBER.search(repr_digest)
     try:
         digest = base64.b64decode(found[1], validate=True) if found else b""
@@ -56,37 +85,8 @@ async def announced_sha256(repr_digest: Annotated[str | None, Header()] = None) 
     return digest.hex()
 
 
-async def raw_body(request: Request) -> Request:
-    """A request whose body is the file itself.
-
-    Raises:
-        MediaTypeUnsupported: The file is wrapped in a form.
-    """
-    media_type = request.headers.get("content-type", "")
-    if media_type.lower().startswith("multipart/"):
-        raise MediaTypeUnsupported(
-            media_type, allowed="the file itself as the body, as application/octet-stream"
-        )
-    return request
-
-
-def announced_bytes(request: Request) -> int | None:
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else None
-
-
 ServicesDependency = Annotated[Services, Depends(services_of)]
-RawBody = Annotated[Request, Depends(raw_body)]
-AnnouncedSha256 = Annotated[str | None, Depends(announced_sha256)]
-Filename = Annotated[
-    str | None,
-    Query(
-        max_length=255,
-        pattern=r"^[^\x00-\x1f\x7f/\\]+$",
-        description="The file's name, for people to recognize it.",
-        examples=["resnet20.pt2"],
-    ),
-]
+UploadDependency = Annotated[Upload, Depends(upload_of)]
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX_ROWS, description="Rows on the page.")]
 Cursor = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 * ServiceError
   x RequestInvalid           422 request.invalid
+  x RequestMalformed         400 request.malformed
   x MalformedDigest          400 request.digest
   x UnknownCursor            400 request.cursor
   x KeyMissing               401 auth.missing
@@ -9,6 +10,7 @@
   x MethodNotAllowed         405 request.method
   x BodyTooLarge             413 request.too_large
   x MediaTypeUnsupported     415 request.media_type
+  x HeadTooLarge             431 request.head_too_large
   x RangeNotSatisfiable      416 request.range
   x IdempotencyReused        422 request.idempotency
   * NotFound                 404
@@ -82,6 +84,17 @@ class RequestInvalid(ServiceError):
         shown = "; ".join(f"{error.pointer or '/'}: {error.detail}" for error in errors[:3])
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
         super().__init__(f"{shown}{more}", errors=errors)
+
+
+class RequestMalformed(ServiceError):
+    """What came is no HTTP."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "request.malformed"
+    title = "The request is not HTTP"
+
+    def __init__(self) -> None:
+        super().__init__("what was sent cannot be read as HTTP/1.1 (RFC 9112)")
 
 
 class MalformedDigest(ServiceError):
@@ -167,6 +180,17 @@ class MediaTypeUnsupported(ServiceError):
 
     def __init__(self, media_type: str, *, allowed: str) -> None:
         super().__init__(f"Content-Type is {media_type[:100]!r}; send {allowed}")
+
+
+class HeadTooLarge(ServiceError):
+    """The request line and headers are too large."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    code = "request.head_too_large"
+    title = "The request's head is too large"
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        super().__init__(f"URL and headers together may have {limit_bytes} bytes at most")
 
 
 class RangeNotSatisfiable(ServiceError):

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -19,7 +19,7 @@ from store.artifacts import Artifacts
 from store.blobs import BlobStore
 from store.collect import remove_unreferenced
 from store.datasets import Datasets
-from store.errors import IdempotencyMismatch
+from store.errors import BlobNotFound, IdempotencyMismatch
 from store.jobs import Created, Jobs
 from store.models import Models
 from store.session import read_scope, session_scope
@@ -144,6 +144,18 @@ class JobService:
         if artifact is None:
             raise errors.ArtifactNotFound(artifact_id)
         return artifact
+
+    def open(self, artifact: Artifact) -> BinaryIO:
+        """Open an artifact's file for reading.
+
+        Raises:
+            ArtifactNotFound: It was deleted in the meantime.
+        """
+        try:
+            return self.blobs.open(artifact.sha256)
+        except BlobNotFound:
+            self.artifact(artifact.id)
+            raise
 
 
 def _create(

@@ -1,5 +1,6 @@
 """Logs: an event's name, and fields."""
 
+import json
 import logging
 import time
 from typing import Any
@@ -22,8 +23,10 @@ class FieldFormatter(logging.Formatter):
 
 def _shown(value: Any) -> str:
     """One word, so that no value can look like another field or another line."""
-    text = ascii(str(value))[1:-1] if isinstance(value, str) else str(value)
-    return f'"{text}"' if " " in text or not text else text
+    text = str(value)
+    # JSON escapes line breaks and quotes, and all that is not ASCII; of ASCII not the last.
+    quoted = json.dumps(text).replace("\x7f", "\\u007f")
+    return text if quoted == f'"{text}"' and " " not in text and text else quoted
 
 
 def configure_logs() -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -16,7 +17,10 @@ from secateur.messages import QUEUE, RUN_JOB, job_channel
 
 logger = logging.getLogger("secateur.service")
 
-_CONNECT_TIMEOUT_S = 2
+# A broker is near, or of no use: requests wait no longer than this for it.
+_TIMEOUT_S = 2
+# redis-py lets some of the system's errors through, as when no more files can be opened.
+_BROKEN = (redis.RedisError, OSError)
 
 
 class Messages(Protocol):
@@ -51,10 +55,10 @@ class CeleryMessages:
     def __init__(self, broker_url: str) -> None:
         self._celery = Celery("secateur.service", broker=broker_url, set_as_current=False)
         self._celery.conf.update(
-            broker_connection_timeout=_CONNECT_TIMEOUT_S,
+            broker_connection_timeout=_TIMEOUT_S,
             broker_transport_options={
-                "socket_connect_timeout": _CONNECT_TIMEOUT_S,
-                "socket_timeout": 5.0,
+                "socket_connect_timeout": _TIMEOUT_S,
+                "socket_timeout": _TIMEOUT_S,
                 # A request does not wait for a broker to come back: the sweep sends again.
                 "max_retries": 0,
             },
@@ -64,9 +68,13 @@ class CeleryMessages:
         self._publisher = None
         self._subscriber = None
         if url is not None:
-            self._publisher = redis.Redis.from_url(url, socket_connect_timeout=_CONNECT_TIMEOUT_S)
+            timeouts: dict[str, Any] = {
+                "socket_connect_timeout": _TIMEOUT_S,
+                "socket_timeout": _TIMEOUT_S,
+            }
+            self._publisher = redis.Redis.from_url(url, **timeouts)
             self._subscriber = redis.asyncio.Redis.from_url(
-                url, socket_connect_timeout=_CONNECT_TIMEOUT_S
+                url, max_connections=_most_watches(), **timeouts
             )
 
     def send(self, job_id: str) -> None:
@@ -74,7 +82,7 @@ class CeleryMessages:
             self._celery.send_task(
                 RUN_JOB, args=[job_id], queue=QUEUE, retry=False, ignore_result=True
             )
-        except OperationalError as error:
+        except (OperationalError, OSError) as error:
             _warn("secateur.service.send_failed", job_id, error)
 
     def announce(self, job_id: str) -> None:
@@ -82,7 +90,7 @@ class CeleryMessages:
             return
         try:
             self._publisher.publish(job_channel(job_id), "changed")
-        except redis.RedisError as error:
+        except _BROKEN as error:
             _warn("secateur.service.announce_failed", job_id, error)
 
     @asynccontextmanager
@@ -94,8 +102,8 @@ class CeleryMessages:
             try:
                 await subscription.subscribe(job_channel(job_id))
                 # The server confirms: what is announced after this is heard.
-                await subscription.get_message(timeout=_CONNECT_TIMEOUT_S)
-            except redis.RedisError as error:
+                await subscription.get_message(timeout=_TIMEOUT_S)
+            except _BROKEN as error:
                 _warn("secateur.service.watch_failed", job_id, error)
                 yield _Deaf()
                 return
@@ -104,7 +112,7 @@ class CeleryMessages:
     def check(self) -> None:
         with self._celery.connection_for_write() as connection:
             try:
-                connection.ensure_connection(max_retries=0, timeout=_CONNECT_TIMEOUT_S)
+                connection.ensure_connection(max_retries=0, timeout=_TIMEOUT_S)
             except OperationalError as error:
                 raise ConnectionError(str(error)) from error
 
@@ -131,7 +139,7 @@ class _Subscribed:
                 message = await self._subscription.get_message(timeout=left_s)
                 if message is not None and message["type"] == "message":
                     return True
-        except redis.RedisError as error:
+        except _BROKEN as error:
             _warn("secateur.service.watch_failed", self._job_id, error)
         return False
 
@@ -167,6 +175,15 @@ class RecordedMessages:
 
     async def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def _most_watches() -> int:
+    """How many requests may wait: each is two open files, and half of all are for the others.
+
+    Whoever comes when it is full is answered at once, and asks again.
+    """
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(1000, open_files // 4))
 
 
 def redis_url(broker_url: str) -> str | None:

@@ -1,7 +1,9 @@
 """Errors as answers: RFC 9457 documents, and what the OpenAPI document says of them."""
 
 import json
+import logging
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from fastapi import Request
@@ -16,8 +18,12 @@ from secateur.capabilities import STEPS
 from secateur.problems import FieldProblem, Problem
 from service import errors
 from service.errors import ServiceError
+from service.json_bodies import is_json
+
+logger = logging.getLogger("secateur.service")
 
 MEDIA_TYPE = "application/problem+json"
+_MOST_PROBLEMS = 100
 
 
 def problem_response(error: ServiceError, scope: Scope) -> Response:
@@ -48,12 +54,22 @@ async def on_service_error(request: Request, error: Exception) -> Response:
     return problem_response(error, request.scope)
 
 
+async def on_database_error(request: Request, error: Exception) -> Response:
+    """The database is down, locked for too long, full, or not migrated."""
+    logger.error(
+        "secateur.service.database_failed",
+        # The driver's own words: SQLAlchemy's quote the statement, and what callers sent with it.
+        extra={"request_id": request_id_of(request.scope), "error": getattr(error, "orig", error)},
+    )
+    return problem_response(errors.NotReady(["database"]), request.scope)
+
+
 async def on_invalid_request(request: Request, error: Exception) -> Response:
     """What FastAPI found wrong with a request, as ours."""
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     media_type = request.headers.get("content-type", "")
-    if any(_is_unread_body(each) for each in found) and not _is_json(media_type):
+    if any(_is_unread_body(each) for each in found) and not is_json(media_type):
         unsupported = errors.MediaTypeUnsupported(media_type, allowed="application/json")
         return problem_response(unsupported, request.scope)
     return problem_response(errors.RequestInvalid(field_problems(found)), request.scope)
@@ -77,7 +93,7 @@ def _allowed(request: Request) -> str:
     """The methods of all routes of this path; Starlette names those of the first one alone."""
     methods = {
         method
-        for route in request.app.state.routes
+        for route in (*request.app.state.routes, *request.app.routes)
         if isinstance(route, Route) and route.path_regex.match(request.url.path)
         for method in route.methods or ()
     }
@@ -85,8 +101,12 @@ def _allowed(request: Request) -> str:
 
 
 def field_problems(found: Iterable[Any]) -> list[FieldProblem]:
-    """Pydantic's findings, each with a JSON pointer into the body, or `query:name`."""
-    return [_field_problem(each) for each in found if not _is_echo(each)]
+    """Pydantic's findings, each with a JSON pointer into the body, or `query:name`.
+
+    Not more than anybody reads, so that no answer is ten times its request.
+    """
+    telling = (each for each in found if not _is_echo(each))
+    return [_field_problem(each) for each in islice(telling, _MOST_PROBLEMS)]
 
 
 def _is_echo(found: Any) -> bool:
@@ -96,8 +116,6 @@ def _is_echo(found: Any) -> bool:
 
 def _field_problem(found: Any) -> FieldProblem:
     place, *path = found["loc"]
-    if found["type"] == "json_invalid":
-        path = []  # A position in the text, not a field.
     if place == "body":
         # A union's tag is in pydantic's path, and not in the document.
         pointer = "".join(f"/{_escaped(part)}" for part in _without_tags(path))
@@ -108,26 +126,19 @@ def _field_problem(found: Any) -> FieldProblem:
 
 def _detail(found: Any) -> str:
     message = str(found["msg"]).removeprefix("Value error, ")
-    if found["type"] == "json_invalid":
-        return f"{message}: {found['ctx']['error']}, at character {found['loc'][-1]}"
     value = found.get("input")
     if isinstance(value, str | int | float | bool) and found["type"] != "missing":
-        return (
-            f"{message}; got {str(value)[:100]!r}"
-            if isinstance(value, str)
-            else (f"{message}; got {str(value)[:100]}")
-        )
+        return f"{message}; got {(repr if isinstance(value, str) else str)(value)[:100]}"
     return message
 
 
 def _without_tags(path: list[str | int]) -> list[str | int]:
     """Drop the discriminator's value that pydantic puts after an index of a tagged union."""
-    kept: list[str | int] = []
-    for part in path:
-        if kept and isinstance(kept[-1], int) and part in STEPS:
-            continue
-        kept.append(part)
-    return kept
+    return [
+        part
+        for before, part in zip(("", *path), path, strict=False)
+        if not (isinstance(before, int) and part in STEPS)
+    ]
 
 
 def _escaped(part: str | int) -> str:
@@ -136,11 +147,6 @@ def _escaped(part: str | int) -> str:
 
 def _is_unread_body(found: Any) -> bool:
     return tuple(found["loc"]) == ("body",) and found["type"] != "missing"
-
-
-def _is_json(media_type: str) -> bool:
-    essence = media_type.partition(";")[0].strip().lower()
-    return essence == "application/json" or essence.endswith("+json")
 
 
 UPLOAD_PROBLEMS = (

@@ -15,6 +15,16 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True)
+class Upload:
+    """A file on its way, and what was said of it before its first byte."""
+
+    chunks: AsyncIterable[bytes]
+    filename: str | None
+    announced_bytes: int | None
+    announced_sha256: str | None
+
+
+@dataclass(frozen=True)
 class Received:
     """A file that has arrived whole, and is nobody's yet."""
 
@@ -25,41 +35,25 @@ class Received:
 
 @asynccontextmanager
 async def received(
-    chunks: AsyncIterable[bytes],
-    blobs: BlobStore,
-    *,
-    limit_bytes: int,
-    announced_bytes: int | None,
-    announced_sha256: str | None,
+    upload: Upload, blobs: BlobStore, *, limit_bytes: int
 ) -> AsyncIterator[Received]:
     """Write a stream to a file that is gone at the end unless it was committed.
 
-    Args:
-        chunks: The bytes. If this raises, for the client went away, nothing is left.
-        blobs: Where the file will be kept.
-        limit_bytes: The most that is taken.
-        announced_bytes: The size that was told before, if any: too much is refused at once.
-        announced_sha256: The digest that was told before, if any.
+    If the stream raises, for the client went away, nothing is left.
 
     Raises:
-        UploadTooLarge: It is larger than the limit.
+        UploadTooLarge: It is larger than `limit_bytes`; at once, if its size was announced.
         ChecksumMismatch: What came is not what was announced.
         OutOfSpace: It does not fit on the disk.
     """
-    if announced_bytes is not None and announced_bytes > limit_bytes:
+    if upload.announced_bytes is not None and upload.announced_bytes > limit_bytes:
         raise UploadTooLarge(limit_bytes=limit_bytes)
-    writer = await run_sync(blobs.writer)
-    try:
-        sha256 = await _write_all(chunks, writer, limit_bytes=limit_bytes)
-        if announced_sha256 is not None and announced_sha256 != sha256:
-            raise ChecksumMismatch(announced=announced_sha256, received=sha256)
+    with _full_disk_told(), await run_sync(blobs.writer) as writer:
+        sha256 = await _write_all(upload.chunks, writer, limit_bytes=limit_bytes)
+        announced = upload.announced_sha256
+        if announced is not None and announced != sha256:
+            raise ChecksumMismatch(announced=announced, received=sha256)
         yield Received(writer, sha256, writer.size_bytes)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OutOfSpace from error
-        raise
-    finally:
-        writer.abort()
 
 
 @contextmanager
@@ -69,6 +63,16 @@ def refusals_told() -> Iterator[None]:
         yield
     except FormatError as error:
         raise FileRefused(error.code, error.detail) from error
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutOfSpace from error
+        raise
 
 
 async def _write_all(chunks: AsyncIterable[bytes], writer: BlobWriter, *, limit_bytes: int) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -127,8 +128,10 @@ class FileBlobWriter:
         return actual
 
     def abort(self) -> None:
-        self._file.close()
         self._path.unlink(missing_ok=True)
+        # Closing writes what is left in the buffer, which fails on a full disk. It closes still.
+        with suppress(OSError):
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,10 +1,9 @@
 """Lists, newest first, a page at a time."""
 
 import base64
-import binascii
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, literal, select, tuple_
@@ -35,7 +34,7 @@ def newest_first(
     """
     query = select(table).where(*where)
     if cursor is not None:
-        created_at, last_id = _decode(cursor)
+        created_at, last_id = _decode(cursor, table.__tablename__)
         query = query.where(
             tuple_(table.created_at, table.id)
             < tuple_(literal(created_at, UtcDateTime()), literal(last_id))
@@ -48,17 +47,18 @@ def newest_first(
 
 
 def _encode(row: ModelRow | DatasetRow | JobRow) -> str:
-    position = json.dumps([row.created_at.isoformat(), row.id])
+    position = json.dumps([row.__tablename__, row.created_at.isoformat(), row.id])
     return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
 
 
-def _decode(cursor: str) -> tuple[datetime, str]:
+def _decode(cursor: str, table_name: str) -> tuple[datetime, str]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        created_at, last_id = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-        moment = datetime.fromisoformat(created_at)
-    except (ValueError, TypeError, binascii.Error) as error:
+        name, created_at, last_id = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+        # Some times are out of range only once they are in UTC: that is an OverflowError.
+        moment = datetime.fromisoformat(created_at).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadCursor(cursor) from error
-    if moment.tzinfo is None or not isinstance(last_id, str) or not is_id(last_id):
+    if name != table_name or not isinstance(last_id, str) or not is_id(last_id):
         raise BadCursor(cursor)
     return moment, last_id

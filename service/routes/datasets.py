@@ -2,24 +2,19 @@
 
 from typing import Annotated
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Response, status
 
 from secateur.models import Dataset, DatasetFormat, DatasetPage
 from service import errors
 from service.dependencies import (
     UPLOAD_BODY,
-    AnnouncedSha256,
     Cursor,
-    Filename,
     Limit,
-    RawBody,
     ServicesDependency,
     Sha256Filter,
-    announced_bytes,
+    UploadDependency,
 )
 from service.problems import UPLOAD_PROBLEMS, problems
-from service.uploads import received
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
@@ -36,14 +31,12 @@ router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
     openapi_extra=UPLOAD_BODY,
 )
 async def upload_dataset(
-    request: RawBody,
+    upload: UploadDependency,
     response: Response,
     services: ServicesDependency,
-    sha256: AnnouncedSha256,
     file_format: Annotated[
         DatasetFormat, Query(alias="format", description="What the file is.")
     ] = DatasetFormat.NPZ,
-    filename: Filename = None,
 ) -> Dataset:
     """Send a data set's file as the body of the request, as it is.
 
@@ -54,16 +47,7 @@ async def upload_dataset(
     Send `Repr-Digest: sha-256=:<Base64>:` (RFC 9530), and a file that arrives changed is refused.
     The same file sent twice is one data set.
     """
-    async with received(
-        request.stream(),
-        services.blobs,
-        limit_bytes=services.settings.dataset_max_bytes,
-        announced_bytes=announced_bytes(request),
-        announced_sha256=sha256,
-    ) as file:
-        dataset, is_new = await run_sync(
-            lambda: services.datasets.add(file, file_format=file_format, filename=filename)
-        )
+    dataset, is_new = await services.datasets.take(upload, file_format=file_format)
     response.status_code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
     response.headers["Location"] = f"{router.prefix}/{dataset.id}"
     return dataset
@@ -85,7 +69,8 @@ def list_datasets(
 
     Follow `next_cursor` until it is null. With `sha256`, say whether a file is here already.
     """
-    return services.datasets.page(limit=limit, cursor=cursor, sha256=sha256)
+    found, next_cursor = services.datasets.page(limit=limit, cursor=cursor, sha256=sha256)
+    return DatasetPage(data=found, next_cursor=next_cursor)
 
 
 @router.get(

@@ -12,9 +12,10 @@ from secateur.problems import Capabilities, CriterionInfo, Limits, StepInfo, Val
 from secateur.spec import SPEC_VERSION, Budget, JobSpec, Scope, job_spec_schema
 from service.dependencies import PAGE_MAX_ROWS, ServicesDependency
 from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestInvalid
+from service.json_bodies import StrictJsonRoute
 from service.problems import field_problems, problems
 
-router = APIRouter(prefix="/v1", tags=["discovery"])
+router = APIRouter(prefix="/v1", tags=["discovery"], route_class=StrictJsonRoute)
 
 
 @router.get("/capabilities", summary="What this service can do", response_model=Capabilities)

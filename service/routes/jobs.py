@@ -9,6 +9,7 @@ from secateur.spec import JobSpec, PlanSpec
 from service import errors
 from service.conditions import is_match
 from service.dependencies import (
+    NO_ZERO,
     Cursor,
     IdempotencyKey,
     IfNoneMatch,
@@ -16,11 +17,12 @@ from service.dependencies import (
     Services,
     ServicesDependency,
 )
+from service.json_bodies import StrictJsonRoute
 from service.problems import problems
 from service.representations import job_etag, json_response
 from service.waiting import job_when
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=StrictJsonRoute)
 
 _CREATED = {
     "description": "Queued. `Location` says where to follow it, `Retry-After` when to ask again.",
@@ -95,11 +97,11 @@ def list_jobs(
     cursor: Cursor = None,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     model_id: Annotated[
-        str | None, Query(max_length=100, description="Only jobs of this model.")
+        str | None, Query(max_length=100, pattern=NO_ZERO, description="Only jobs of this model.")
     ] = None,
     label: Annotated[
         str | None,
-        Query(max_length=200, pattern=r"^[^\x00]*$", description="Only jobs with this label."),
+        Query(max_length=200, pattern=NO_ZERO, description="Only jobs with this label."),
     ] = None,
 ) -> JobPage:
     """Jobs, newest first. Follow `next_cursor` until it is null."""

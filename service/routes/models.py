@@ -2,24 +2,19 @@
 
 from typing import Annotated
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Response, status
 
 from secateur.models import Model, ModelFormat, ModelPage
 from service import errors
 from service.dependencies import (
     UPLOAD_BODY,
-    AnnouncedSha256,
     Cursor,
-    Filename,
     Limit,
-    RawBody,
     ServicesDependency,
     Sha256Filter,
-    announced_bytes,
+    UploadDependency,
 )
 from service.problems import UPLOAD_PROBLEMS, problems
-from service.uploads import received
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -36,14 +31,12 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
     openapi_extra=UPLOAD_BODY,
 )
 async def upload_model(
-    request: RawBody,
+    upload: UploadDependency,
     response: Response,
     services: ServicesDependency,
-    sha256: AnnouncedSha256,
     file_format: Annotated[
         ModelFormat, Query(alias="format", description="What the file is.")
     ] = ModelFormat.PT2,
-    filename: Filename = None,
 ) -> Model:
     """Send a model's file as the body of the request, as it is.
 
@@ -54,16 +47,7 @@ async def upload_model(
     Send `Repr-Digest: sha-256=:<Base64>:` (RFC 9530), and a file that arrives changed is refused.
     The same file sent twice is one model.
     """
-    async with received(
-        request.stream(),
-        services.blobs,
-        limit_bytes=services.settings.model_max_bytes,
-        announced_bytes=announced_bytes(request),
-        announced_sha256=sha256,
-    ) as file:
-        model, is_new = await run_sync(
-            lambda: services.models.add(file, file_format=file_format, filename=filename)
-        )
+    model, is_new = await services.models.take(upload, file_format=file_format)
     response.status_code = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK
     response.headers["Location"] = f"{router.prefix}/{model.id}"
     return model
@@ -85,7 +69,8 @@ def list_models(
 
     Follow `next_cursor` until it is null. With `sha256`, say whether a file is here already.
     """
-    return services.models.page(limit=limit, cursor=cursor, sha256=sha256)
+    found, next_cursor = services.models.page(limit=limit, cursor=cursor, sha256=sha256)
+    return ModelPage(data=found, next_cursor=next_cursor)
 
 
 @router.get(

@@ -86,7 +86,7 @@ async def download_artifact(
     if is_match(if_none_match, etag):
         return downloads.not_modified(artifact)
     part = _requested(artifact, range_header, if_range)
-    file = await run_sync(services.blobs.open, artifact.sha256)
+    file = await run_sync(services.jobs.open, artifact)
     return downloads.download(artifact, file, part)
 
 

@@ -114,10 +114,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     for name, count in (("train", 256), ("test", 64)):
         targets = random.integers(0, 4, count)
-        rows = random.normal(size=(count, *ROW)).astype(np.float32)
-        np.savez(
-            folder / f"{name}.npz", inputs=rows + targets[:, None, None, None], targets=targets
-        )
+        rows = random.normal(size=(count, *ROW)) + targets[:, None, None, None]
+        np.savez(folder / f"{name}.npz", inputs=rows.astype(np.float32), targets=targets)
     return folder
 
 
@@ -136,6 +134,10 @@ def spec_of(client: Client, files: Path, *, epochs: int, **prune: object) -> dic
         },
         "evaluation": {"latency_rounds": 3},
     }
+
+
+embedded_alone = pytest.mark.parametrize("place", ["embedded"], indirect=True, scope="module")
+"""For what has nothing to do with where things are kept."""
 
 
 def once(stage: Stage, do: Callable[[], None]) -> Callable[[Job], None]:
@@ -187,6 +189,7 @@ def test_a_model_is_made_smaller_and_proved(client: Client, files: Path, tmp_pat
     assert program.module()(torch.zeros(5, *ROW)).shape == (5, 4)
 
 
+@embedded_alone
 def test_the_same_seed_makes_the_same_weights(client: Client, files: Path) -> None:
     spec = spec_of(client, files, epochs=1)
     digests = []
@@ -206,6 +209,7 @@ def test_a_dry_run_decides_and_makes_no_model(client: Client, files: Path) -> No
     assert {each.name for each in client.artifacts(job)} == {"plan.json", "manifest.json"}
 
 
+@embedded_alone
 def test_what_cannot_be_done_fails_with_a_reason(client: Client, files: Path) -> None:
     spec = spec_of(client, files, epochs=1, exclude=["*"])
     with pytest.raises(JobFailed) as caught:
@@ -223,7 +227,6 @@ def test_canceling_ends_the_child(place: Place, client: Client, files: Path) -> 
     job = client.create_job(spec_of(client, files, epochs=10_000))
     with pytest.raises(JobCanceled):
         client.wait(job, on_update=once(Stage.RECOVERING, cancel))
-    assert os.waitid is not None
     # Canceled is said when the child is gone: signaling it finds nobody.
     with pytest.raises(ProcessLookupError):
         signal.pidfd_send_signal(children[0], 0)
@@ -234,7 +237,7 @@ def test_a_job_survives_the_death_of_its_child(place: Place, client: Client, fil
     def kill() -> None:
         os.kill(place.child(), signal.SIGKILL)
 
-    job = client.create_job(spec_of(client, files, epochs=60))
+    job = client.create_job(spec_of(client, files, epochs=5))
     job = client.wait(job, on_update=once(Stage.RECOVERING, kill))
     assert job.attempt == 2
     assert len(client.artifacts(job)) == 5
@@ -244,7 +247,7 @@ def test_a_job_survives_the_death_of_its_worker(place: Place, client: Client, fi
     def kill() -> None:
         os.kill(place.worker(), signal.SIGKILL)
 
-    job = client.create_job(spec_of(client, files, epochs=60))
+    job = client.create_job(spec_of(client, files, epochs=5))
     job = client.wait(job, on_update=once(Stage.RECOVERING, kill))
     assert job.attempt == 2
     assert len(client.artifacts(job)) == 5
@@ -256,11 +259,12 @@ def test_a_worker_that_is_stopped_gives_its_job_back(
     def stop() -> None:
         os.kill(place.worker(), signal.SIGTERM)
 
-    job = client.create_job(spec_of(client, files, epochs=60))
+    job = client.create_job(spec_of(client, files, epochs=5))
     job = client.wait(job, on_update=once(Stage.RECOVERING, stop))
     assert job.attempt == 2
 
 
+@embedded_alone
 def test_the_command_line_does_it_all(
     place: Place, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

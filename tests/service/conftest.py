@@ -30,7 +30,12 @@ def messages() -> RecordedMessages:
 @pytest.fixture
 def app(tmp_path: Path, sqlite_template: Path, messages: RecordedMessages) -> Iterator[FastAPI]:
     shutil.copy(sqlite_template, tmp_path / "secateur.db")
-    settings = settings_in(tmp_path, model_max_bytes=1 << 20, dataset_max_bytes=1 << 20)
+    settings = settings_in(
+        tmp_path,
+        model_max_bytes=1 << 20,
+        dataset_max_bytes=1 << 20,
+        database_lock_wait_s=0.2,
+    )
     app = create_app(settings, messages=messages)
     yield app
     services_of(app).engine.dispose()

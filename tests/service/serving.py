@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.protocol import BoundedHttp
+
 
 class Switch:
     """Serves whichever app is plugged in now."""
@@ -38,7 +40,13 @@ def served() -> Iterator[Switch]:
     with tempfile.TemporaryDirectory(prefix="secateur-http-") as folder:
         switch = Switch(f"{folder}/socket")
         config = uvicorn.Config(
-            switch, uds=switch.socket_path, lifespan="off", log_config=None, access_log=False
+            switch,
+            uds=switch.socket_path,
+            lifespan="off",
+            http=BoundedHttp,
+            ws="none",
+            log_config=None,
+            access_log=False,
         )
         ready = threading.Event()
         server = _Server(config, ready)

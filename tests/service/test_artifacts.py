@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from service.conditions import ByteRange, Unsatisfiable, requested_range
-from tests.service.helpers import assert_problem, prune_spec, repr_digest
+from tests.service.helpers import assert_problem, prune_spec, repr_digest, services_of
 from tests.service.test_jobs import finish, work  # noqa: F401 - `work` is a fixture.
 
 CONTENT = bytes(range(256)) * 20_000
@@ -122,6 +122,20 @@ def test_a_name_that_would_break_the_header_does_not(client, path):
     response = client.get(f"/v1/artifacts/{odd['id']}")
     assert response.headers["content-disposition"] == 'attachment; filename="odd___name"'
     assert response.content == b""
+
+
+def test_an_artifact_that_is_deleted_while_it_is_looked_up_is_not_found(
+    client, app, path, monkeypatch
+):
+    services = services_of(app)
+    look_up = services.blobs.open
+
+    def delete_then_open(digest):
+        client.delete(f"/v1/jobs/{services.jobs.artifact(path.rsplit('/', 1)[1]).job_id}")
+        return look_up(digest)
+
+    monkeypatch.setattr(services.blobs, "open", delete_then_open)
+    assert_problem(client.get(path), 404, "artifact.not_found")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

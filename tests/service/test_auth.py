@@ -30,6 +30,13 @@ def test_every_route_but_the_public_ones_needs_a_key(app, stranger):
         assert response.headers["www-authenticate"].startswith("Bearer")
 
 
+def test_what_needs_no_key_is_known(app):
+    """Also the routes that the OpenAPI document does not list."""
+    paths = {route.path for route in (*app.state.routes, *app.routes) if hasattr(route, "path")}
+    unlisted = {"/openapi.json", "/docs"}
+    assert {path for path in paths if not path.startswith("/v1/")} == PUBLIC | unlisted
+
+
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nothing", "/v1/models/../models"])
 def test_a_stranger_does_not_learn_which_routes_there_are(stranger, path):
     assert_problem(stranger.get(path), 401, "auth.missing")

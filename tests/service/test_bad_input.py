@@ -5,6 +5,7 @@ import errno
 import json
 import socket
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,11 @@ from tests.service.helpers import (
 )
 
 UNKNOWN = "0" * 24
+
+
+def post_json(client, body, path="/v1/jobs"):
+    """Send a body that no JSON library would write."""
+    return client.post(path, content=body, headers={"Content-Type": "application/json"})
 
 
 @pytest.mark.parametrize(
@@ -123,6 +129,31 @@ def test_a_full_disk_is_said_to_be_full(client, app, monkeypatch):
     assert kept(app) == NOTHING
 
 
+def test_a_disk_that_is_full_only_at_the_end_leaves_nothing(client, app, monkeypatch):
+    # Small writes wait in a buffer; the kernel's own full device takes none of them.
+    blobs = services_of(app).blobs
+    make_writer = blobs.writer
+
+    def writer():
+        made = make_writer()
+        made._file.close()
+        made._file = Path("/dev/full").open("wb")  # noqa: SIM115 - The writer closes it.
+        return made
+
+    monkeypatch.setattr(blobs, "writer", writer)
+    response = client.post("/v1/datasets", content=dataset_file(inputs=np.zeros((3, 2))))
+    assert_problem(response, 507, "upload.no_space")
+    assert kept(app) == NOTHING
+
+
+def test_a_disk_that_takes_no_new_file_is_said_to_be_full(client, app, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(services_of(app).blobs, "writer", full)
+    assert_problem(client.post("/v1/models", content=model_file()), 507, "upload.no_space")
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(client, app, switch):
     # The request's end is known by its log record: nothing is sent to a client that is gone.
     ended = threading.Event()
@@ -186,12 +217,42 @@ class TestSpecs:
         assert [each.pointer for each in problem.errors] == [pointer]
         assert kept(app) == before
 
-    def test_a_number_that_json_does_not_have_is_refused(self, client, model_id):
-        body = json.dumps(prune_spec(model_id)).replace("0.5", "NaN")
-        response = client.post(
-            "/v1/jobs", content=body, headers={"Content-Type": "application/json"}
-        )
-        assert_problem(response, 422, "request.invalid")
+    @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400", "1" * 400, "1" * 5000])
+    def test_a_number_that_json_does_not_have_is_refused(self, client, model_id, number):
+        body = json.dumps(prune_spec(model_id)).replace("0.5", number)
+        assert_problem(post_json(client, body), 422, "request.invalid")
+
+    def test_a_key_that_comes_twice_is_refused(self, client, model_id):
+        body = json.dumps(prune_spec(model_id))[:-1] + ', "seed": 1, "seed": 2}'
+        assert "twice" in assert_problem(post_json(client, body), 422, "request.invalid").detail
+
+    @pytest.mark.parametrize("place", ["label", "model_id", "exclude", "train", "key", "step"])
+    def test_half_a_character_is_refused_wherever_it_is(self, client, place):
+        half = "\ud800"
+        spec = prune_spec(f"mdl_{UNKNOWN}")
+        step = spec["recipe"][0]
+        change = {
+            "label": {"label": half},
+            "model_id": {"model_id": half},
+            "exclude": {"recipe": [{**step, "exclude": [half]}]},
+            "train": {"data": {"train": half}},
+            "key": {half: 1},
+            "step": {"recipe": [{"step": half}]},
+        }[place]
+        for path in ("/v1/jobs", "/v1/jobs/validate", "/v1/plans"):
+            response = post_json(client, json.dumps({**spec, **change}), path)
+            assert "surrogate" in assert_problem(response, 422, "request.invalid").detail
+
+    def test_not_every_one_of_many_mistakes_is_listed(self, client):
+        spec = {f"key_{number}": 1 for number in range(1000)}
+        problem = assert_problem(client.post("/v1/jobs", json=spec), 422, "request.invalid")
+        assert len(problem.errors) == 100
+
+    def test_a_field_that_is_called_as_a_step_is_pointed_at(self, client, model_id):
+        spec = prune_spec(model_id)
+        spec["recipe"][0]["prune"] = 1
+        problem = assert_problem(client.post("/v1/jobs", json=spec), 422, "request.invalid")
+        assert [each.pointer for each in problem.errors] == ["/recipe/0/prune"]
 
     def test_ids_that_are_not_there_are_pointed_at(self, client, app):
         data = {"train": f"dst_{UNKNOWN}", "test": "nonsense"}
@@ -263,18 +324,17 @@ def test_bodies_of_other_requests_have_a_limit_too(client):
         assert_problem(response, 413, "request.too_large")
 
 
-def test_deeply_nested_json_is_refused(client):
-    body = b"[" * 100_000
-    headers = {"Content-Type": "application/json"}
-    response = client.post("/v1/jobs/validate", content=body, headers=headers)
-    assert_problem(response, 422, "request.invalid")
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+def test_deeply_nested_json_is_refused(client, depth):
+    body = b"[" * depth + b"]" * depth
+    assert_problem(post_json(client, body, "/v1/jobs/validate"), 422, "request.invalid")
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff", b'"\\ud800"', b"null", b"[]"])
+@pytest.mark.parametrize(
+    "body", [b"{", b"\xff", b'"\\ud800"', b"null", b"[]", b"", "{}".encode("utf-16")]
+)
 def test_a_body_that_is_no_spec_is_refused(client, body):
-    headers = {"Content-Type": "application/json"}
-    response = client.post("/v1/jobs", content=body, headers=headers)
-    assert_problem(response, 422, "request.invalid")
+    assert_problem(post_json(client, body), 422, "request.invalid")
 
 
 def test_a_digest_in_base64_with_a_line_break_is_refused(client):

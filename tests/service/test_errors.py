@@ -9,8 +9,13 @@ from service import errors
 from service.errors import FileRefused, ServiceError
 from service.problems import file_codes
 
-# What a router or the body limit answers on any path, or on none of ours.
-ANYWHERE = {"route.not_found", "request.method"}
+# What the protocol or the router answers on any path, or on none of ours.
+ANYWHERE = {
+    "request.head_too_large",
+    "request.malformed",
+    "request.method",
+    "route.not_found",
+}
 
 
 def leaves(kind=ServiceError):

@@ -1,11 +1,12 @@
 """What happens around every request: ids, logs, and errors that the framework would answer."""
 
 import logging
+import sqlite3
 
 import pytest
 
 from service.logs import FieldFormatter
-from tests.service.helpers import assert_problem, services_of
+from tests.service.helpers import assert_problem, prune_spec, services_of
 
 
 def test_an_unknown_path_is_a_problem(client):
@@ -18,6 +19,12 @@ def test_a_wrong_method_is_a_problem_that_names_the_right_ones(client):
     response = client.put("/v1/models")
     assert_problem(response, 405, "request.method")
     assert set(response.headers["allow"].split(", ")) == {"GET", "POST"}
+
+
+def test_a_wrong_method_on_the_framework_s_own_routes_is_a_problem_too(client):
+    response = client.put("/openapi.json")
+    assert_problem(response, 405, "request.method")
+    assert response.headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans", "/v1/jobs/validate"])
@@ -35,7 +42,7 @@ def test_what_nobody_expected_tells_nothing_of_its_inside(client, app, monkeypat
     def break_down(*_args, **_named):
         raise RuntimeError("a password, a path")
 
-    monkeypatch.setattr("service.models.Models", break_down)
+    monkeypatch.setattr("service.files.ModelService.repository", break_down)
     response = client.get("/v1/models")
     problem = assert_problem(response, 500, "internal")
     assert "password" not in response.text
@@ -67,6 +74,42 @@ def test_each_request_is_one_line_of_fields(client, caplog):
 def test_a_value_cannot_look_like_another_line():
     record = logging.makeLogRecord({"msg": "event", "levelname": "INFO", "path": "/a\nb c=d"})
     assert FieldFormatter().format(record).endswith(r' INFO event path="/a\nb c=d"')
+
+
+def test_a_value_cannot_look_like_another_field():
+    record = logging.makeLogRecord(
+        {"msg": "event", "levelname": "INFO", "path": '/a" status=200 x="\x7fé'}
+    )
+    assert (
+        FieldFormatter()
+        .format(record)
+        .endswith(r' INFO event path="/a\" status=200 x=\"\u007f\u00e9"')
+    )
+
+
+class TestDatabase:
+    """A database that does not answer is the service's state, not a defect of it."""
+
+    def test_a_lock_that_others_keep_is_said_to_pass(self, client, tmp_path, model_id):
+        with sqlite3.connect(tmp_path / "secateur.db", isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            refused = client.post("/v1/jobs", json=prune_spec(model_id))
+            assert client.get("/v1/jobs").json()["data"] == []
+            other.execute("ROLLBACK")
+        other.close()
+        assert "database" in assert_problem(refused, 503, "service.not_ready").detail
+        assert "retry-after" in refused.headers
+        assert client.post("/v1/jobs", json=prune_spec(model_id)).status_code == 202
+
+    def test_a_database_without_tables_tells_no_statement(self, client, app, caplog):
+        with services_of(app).engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE artifacts")
+            connection.exec_driver_sql("DROP TABLE jobs")
+        response = client.get("/v1/jobs?label=a-secret")
+        assert_problem(response, 503, "service.not_ready")
+        [record] = [each for each in caplog.records if each.msg.endswith("database_failed")]
+        assert "no such table" in str(record.error)
+        assert "secret" not in FieldFormatter().format(record)
 
 
 def test_the_service_says_what_it_can_do(client, app):

@@ -1,5 +1,7 @@
 """Jobs over HTTP: asked for, followed, canceled, deleted."""
 
+import base64
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -183,10 +185,42 @@ class TestLists:
     def test_a_filter_that_is_none_is_refused(self, client, params):
         assert_problem(client.get("/v1/jobs", params=params), 422, "request.invalid")
 
-    @pytest.mark.parametrize("kind", ["jobs", "models", "datasets"])
-    def test_a_foreign_cursor_is_refused(self, client, kind):
-        response = client.get(f"/v1/{kind}", params={"cursor": "x"})
+    @pytest.mark.parametrize(
+        "position",
+        [
+            None,
+            "job",
+            ["jobs", "0001-01-01T00:00:00+23:59", UNKNOWN],
+            ["jobs", "9999-12-31T23:59:59-23:59", UNKNOWN],
+            ["jobs", "today", UNKNOWN],
+            ["jobs", "2026-01-31T12:00:00+00:00", "' OR 1=1 --"],
+            ["artifacts", "2026-01-31T12:00:00+00:00", UNKNOWN],
+            [["jobs"], {}, 1],
+        ],
+    )
+    def test_a_forged_cursor_is_refused(self, client, position):
+        for kind in ("jobs", "models", "datasets"):
+            forged = json.dumps(position).replace("jobs", kind)
+            cursor = base64.urlsafe_b64encode(forged.encode()).decode()
+            response = client.get(f"/v1/{kind}", params={"cursor": cursor})
+            assert_problem(response, 400, "request.cursor")
+
+    @pytest.mark.parametrize("cursor", ["", "x", "\0", "é", "=" * 200])
+    def test_what_is_no_cursor_is_refused(self, client, cursor):
+        response = client.get("/v1/jobs", params={"cursor": cursor})
         assert_problem(response, 400, "request.cursor")
+
+    def test_a_cursor_of_another_list_is_refused(self, client, model_id):
+        for seed in range(2):
+            client.post("/v1/jobs", json=prune_spec(model_id, seed=seed))
+        cursor = client.get("/v1/jobs?limit=1").json()["next_cursor"]
+        response = client.get("/v1/models", params={"cursor": cursor})
+        assert_problem(response, 400, "request.cursor")
+
+    @pytest.mark.parametrize("name", ["model_id", "label"])
+    def test_a_text_that_no_database_keeps_is_refused(self, client, name):
+        response = client.get("/v1/jobs", params={name: "a\0b"})
+        assert_problem(response, 422, "request.invalid")
 
 
 class TestCancel:

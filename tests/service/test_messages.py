@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import time
 
 import pytest
 import valkey
@@ -63,6 +65,10 @@ def test_changes_of_other_jobs_are_not_heard(broker_url):
 
 
 def test_a_broker_that_is_gone_fails_nobody(tmp_path):
+    assert fails_nobody(f"redis+socket://{tmp_path}/nobody")
+
+
+def fails_nobody(broker_url):
     async def scenario(messages):
         await asyncio.to_thread(messages.send, JOB)
         await asyncio.to_thread(messages.announce, JOB)
@@ -71,7 +77,29 @@ def test_a_broker_that_is_gone_fails_nobody(tmp_path):
         async with messages.watch(JOB) as watch:
             return await watch.changed(60)
 
-    assert not run(scenario, f"redis+socket://{tmp_path}/nobody")
+    return not run(scenario, broker_url)
+
+
+def test_when_as_many_wait_as_can_the_next_is_answered_at_once(broker_url, monkeypatch):
+    monkeypatch.setattr("service.messages._most_watches", lambda: 1)
+
+    async def scenario(messages):
+        async with messages.watch(JOB) as first, messages.watch(JOB) as second:
+            is_heard_by_second = await second.changed(60)
+            await asyncio.to_thread(messages.announce, JOB)
+            return await first.changed(60), is_heard_by_second
+
+    assert run(scenario, broker_url) == (True, False)
+
+
+def test_a_broker_that_says_nothing_keeps_nobody_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.messages._TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(f"{tmp_path}/mute")
+        mute.listen(10)
+        started_s = time.monotonic()
+        assert fails_nobody(f"redis+socket://{tmp_path}/mute")
+        assert time.monotonic() - started_s < 10
 
 
 def test_a_broker_that_is_there_is_noticed(broker_url):

@@ -60,6 +60,18 @@ def test_text_that_the_database_does_not_keep_is_no_id(client, path):
     assert client.get(f"/v1/{path}").status_code == 404
 
 
+def test_a_spec_with_a_zero_in_a_pattern_is_kept(client, model_id):
+    spec = prune_spec(model_id)
+    spec["recipe"][0]["exclude"] = ["a\0b"]
+    location = client.post("/v1/jobs", json=spec).headers["location"]
+    assert client.get(location).json()["spec"]["recipe"][0]["exclude"] == ["a\0b"]
+
+
+@pytest.mark.parametrize("query", ["jobs?label=%00", "jobs?model_id=%00"])
+def test_text_that_the_database_does_not_keep_is_no_filter(client, query):
+    assert_problem(client.get(f"/v1/{query}"), 422, "request.invalid")
+
+
 def test_the_same_file_sent_at_once_is_one_model(client, app):
     answers = at_once(4, lambda: client.post("/v1/models", content=model_file()))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 201]

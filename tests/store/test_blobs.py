@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -121,6 +122,18 @@ def test_writing_again_makes_a_blob_young(blobs):
     first = blobs.stored_at(DIGEST)
     put(blobs, [CONTENT])
     assert blobs.stored_at(DIGEST) >= first
+
+
+def test_aborting_on_a_full_disk_leaves_nothing(tmp_path):
+    blobs = FileBlobs(tmp_path / "blobs")
+    writer = blobs.writer()
+    writer._file.close()
+    writer._file = Path("/dev/full").open("wb")  # noqa: SIM115 - The writer closes it.
+    writer.write(CONTENT)
+    with pytest.raises(OSError, match="No space left"):
+        writer.seal()
+    writer.abort()
+    assert list((tmp_path / "blobs" / "unfinished").iterdir()) == []
 
 
 def test_a_working_store_says_so(blobs):
