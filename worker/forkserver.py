@@ -29,6 +29,17 @@ from pathlib import Path
 from worker import child, confine
 
 MESSAGE_BYTES = 65536
+
+# What PyTorch imports when a program is first exported, saved or loaded, with what comes with it:
+# 800 modules, two seconds, in every child anew. Some of these names are private; one that is no
+# longer there is only slower.
+_LATE_MODULES = (
+    "torch._dynamo",
+    "torch._export.serde.serialize",
+    "torch._inductor.codegen.common",
+    "torch._inductor.remote_cache",
+    "torch.export.pt2_archive._package",
+)
 _DESCRIPTORS = 2
 
 
@@ -42,6 +53,7 @@ class ForkServer:
     def serve(self) -> None:
         """Answer until the worker is gone."""
         self._control.sendall(json.dumps({"ready": True}).encode())
+        _import_late_modules()
         wake_read, wake_write = os.pipe()
         for descriptor in (wake_read, wake_write):
             os.set_blocking(descriptor, False)
@@ -112,6 +124,16 @@ class ForkServer:
             os.close(pipe)
 
 
+def _import_late_modules() -> None:
+    """Import what children will need, while nobody waits for one."""
+    for module in _LATE_MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    # Children share this memory for as long as nobody writes to it, the collector included.
+    gc.collect()
+    gc.freeze()
+
+
 def _close_all_but(kept: int) -> None:
     """Close what belongs to the server: with its socket a child could signal other children."""
     most = os.sysconf("SC_OPEN_MAX")
@@ -134,9 +156,6 @@ def main() -> None:
     descriptor, *modules = sys.argv[1:]
     for module in modules:
         importlib.import_module(module)
-    # Children share this memory for as long as nobody writes to it, the collector included.
-    gc.collect()
-    gc.freeze()
     server = ForkServer(socket.socket(fileno=int(descriptor)))
     try:
         server.serve()
