@@ -6,14 +6,13 @@ import resource
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 import redis.asyncio
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from secateur.messages import QUEUE, RUN_JOB, job_channel
+from secateur.messages import QUEUE, RUN_JOB, job_channel, redis_url
 
 logger = logging.getLogger("secateur.service")
 
@@ -184,17 +183,6 @@ def _most_watches() -> int:
     """
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, min(1000, open_files // 4))
-
-
-def redis_url(broker_url: str) -> str | None:
-    """redis-py's URL for a Celery broker URL; None for a broker that is not Redis."""
-    url = urlsplit(broker_url)
-    if url.scheme in ("redis", "rediss", "unix"):
-        return broker_url
-    if url.scheme == "redis+socket":
-        database = parse_qs(url.query).get("virtual_host", ["0"])[0]
-        return f"unix://{url.path}?db={database}"
-    return None
 
 
 def _warn(event: str, job_id: str, error: Exception) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 
+from worker import confine
 from worker.functions import FUNCTIONS, modules_of
 from worker.launch import Launcher
 from worker.settings import WorkerSettings
@@ -19,6 +20,7 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         level=logging.INFO,
     )
+    confine.hide_from_children()
     settings = WorkerSettings()
     launcher = Launcher(modules_of(FUNCTIONS.values()))
     try:

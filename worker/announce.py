@@ -9,11 +9,10 @@ import secrets
 import threading
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 
-from secateur.messages import job_channel
+from secateur.messages import job_channel, redis_url
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +30,16 @@ class Announcer:
         Args:
             broker_url: Celery's, which must be Redis or speak like it.
             on_change: Called with a job's id, from the listening thread, when others announce it.
+
+        Raises:
+            ValueError: The broker is not Redis.
         """
         url = redis_url(broker_url)
+        if url is None:
+            raise ValueError(
+                "SECATEUR_BROKER_URL: workers need a Redis-protocol broker; use redis://, "
+                f"rediss:// or redis+socket:///path/to.sock, not {broker_url.partition(':')[0]}://"
+            )
         self._saying = redis.Redis.from_url(url, socket_connect_timeout=_CONNECT_TIMEOUT_S)
         self._hearing = redis.Redis.from_url(url, socket_connect_timeout=_CONNECT_TIMEOUT_S)
         self._on_change = on_change
@@ -83,21 +90,3 @@ class Announcer:
                 if message["data"] != self._signature:
                     channel = message["channel"].decode()
                     self._on_change(channel.removeprefix(job_channel("")))
-
-
-def redis_url(broker_url: str) -> str:
-    """redis-py's URL for Celery's.
-
-    Raises:
-        ValueError: It is not a Redis URL.
-    """
-    url = urlsplit(broker_url)
-    if url.scheme in ("redis", "rediss"):
-        return broker_url
-    if url.scheme == "redis+socket":
-        database = parse_qs(url.query).get("virtual_host", ["0"])[0]
-        return f"unix://{url.path}?db={database}"
-    raise ValueError(
-        f"SECATEUR_BROKER_URL: {url.scheme}:// is not supported; use redis://, rediss:// or "
-        "redis+socket:///path/to.sock"
-    )

@@ -9,7 +9,7 @@ import pytest
 import valkey
 
 from secateur.messages import QUEUE, RUN_JOB
-from service.messages import CeleryMessages, redis_url
+from service.messages import CeleryMessages
 
 JOB = "job_" + "0" * 24
 
@@ -116,18 +116,3 @@ def test_without_redis_there_is_nothing_to_hear():
             return await watch.changed(60)
 
     assert not run(scenario, "memory://")
-
-
-@pytest.mark.parametrize(
-    ("broker_url", "expected"),
-    [
-        ("redis://:secret@host:6379/1", "redis://:secret@host:6379/1"),
-        ("rediss://host/0", "rediss://host/0"),
-        ("redis+socket:///run/a.sock", "unix:///run/a.sock?db=0"),
-        ("redis+socket:///run/a.sock?virtual_host=3", "unix:///run/a.sock?db=3"),
-        ("amqp://host", None),
-        ("memory://", None),
-    ],
-)
-def test_a_celery_url_is_read_as_redis_py_wants_it(broker_url, expected):
-    assert redis_url(broker_url) == expected

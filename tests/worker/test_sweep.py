@@ -18,7 +18,7 @@ from store.file_blobs import FileBlobs
 from store.jobs import Jobs
 from store.session import make_engine, read_scope, session_scope
 from tests.store.builders import add_job, add_model
-from worker.announce import Announcer, redis_url
+from worker.announce import Announcer
 from worker.messages import Messages
 from worker.settings import WorkerSettings
 from worker.sweep import Sweeper
@@ -161,19 +161,6 @@ def test_others_announcements_are_heard_and_ones_own_are_not(valkey_socket: str)
     other.close()
 
 
-@pytest.mark.parametrize(
-    ("celery", "redis"),
-    [
-        ("redis://host:1/2", "redis://host:1/2"),
-        ("rediss://:word@host", "rediss://:word@host"),
-        ("redis+socket:///run/socket", "unix:///run/socket?db=0"),
-        ("redis+socket:///run/socket?virtual_host=3", "unix:///run/socket?db=3"),
-    ],
-)
-def test_celerys_urls_are_understood(celery: str, redis: str) -> None:
-    assert redis_url(celery) == redis
-
-
 def test_another_broker_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"amqp:// is not supported; use redis://"):
-        redis_url("amqp://host")
+    with pytest.raises(ValueError, match=r"use redis://.* not amqp://"):
+        Announcer("amqp://host", on_change=print)
