@@ -270,11 +270,11 @@ class Jobs:
     def release_lost(self, now: datetime, *, silent_for: timedelta, max_attempts: int) -> Released:
         """Give up attempts that have not beaten for `silent_for`.
 
-        Their jobs are queued again, or fail if this was the last of `max_attempts`, or are
-        canceled if that was asked. The caller sends a message for each that is queued.
+        Their jobs are queued again, or fail if `max_attempts` were lost, or are canceled if that
+        was asked. The caller sends a message for each that is queued.
         """
         is_silent = JobRow.heartbeat_at < now - silent_for
-        is_last = JobRow.attempt >= max_attempts
+        is_last = JobRow.lost_count + 1 >= max_attempts
         lost = Failure.of(
             FailureCode.RESOURCE_WORKER_LOST,
             f"The worker stopped without a word in each of {max_attempts} attempts. A model or "
@@ -299,7 +299,24 @@ class Jobs:
                 JobState.RUNNING,
                 JobState.QUEUED,
                 queued_at=now,
+                lost_count=JobRow.lost_count + 1,
             ),
+        )
+
+    def give_back(self, job_id: str, *, attempt: int, now: datetime) -> bool:
+        """Queue a job again whose worker has to stop: nothing was lost, and none is counted.
+
+        Returns:
+            Whether it was queued; the caller then sends a message for it.
+        """
+        return move(
+            self._session,
+            job_id,
+            JobState.RUNNING,
+            JobState.QUEUED,
+            attempt=attempt,
+            queued_at=now,
+            **AT_REST,
         )
 
     def waiting(self, now: datetime, *, older_than: timedelta) -> list[str]:

@@ -136,6 +136,8 @@ class JobRow(Base):
     kind: Mapped[JobKind]
     state: Mapped[JobState]
     attempt: Mapped[int]
+    lost_count: Mapped[int] = mapped_column(default=0)
+    """Attempts whose worker fell silent. One that was given back in good order is not one."""
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     spec_sha256: Mapped[str] = mapped_column(SHA256)
     model_id: Mapped[str] = mapped_column(ID)

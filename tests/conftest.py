@@ -5,6 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, and that is no failure. The same examples every time: a red run is red
+# again.
+settings.register_profile(
+    "unhurried",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("unhurried")
 
 # Tests run side by side: each that takes all cores for its matrices slows all others, and tiny
 # ones are the slowest so. Read by PyTorch when it is first imported, here and in child processes.

@@ -50,6 +50,8 @@ class Workplace:
     launcher: Launcher
     wakes: Wakes
     announce: Callable[[str], None]
+    send: Callable[[str], None]
+    """Have a queued job done, by whichever worker is free."""
     release: Callable[[], None]
     """Have jobs whose attempts were given up queued again."""
     functions: Mapping[JobKind, str]
@@ -100,8 +102,10 @@ class _Attempt:
                 self._ended(folder, exit_code, order, was_memory=was_memory)
             case Verdict.TIME_LIMIT:
                 self._fail(resources.time_limit(self._claim.spec.run_timeout_s))
-            case Verdict.TAKEN | Verdict.STOPPING:
+            case Verdict.TAKEN:
                 self._give_up()
+            case Verdict.STOPPING:
+                self._give_back()
 
     def _order(self) -> Order:
         claim, settings = self._claim, self._place.settings
@@ -239,6 +243,18 @@ class _Attempt:
                 _log.exception("%s could not be recorded; again in %s s", self._name, wait_s)
                 time.sleep(wait_s)
         raise AssertionError("unreachable")
+
+    def _give_back(self) -> None:
+        """Leave the job to another worker. This one was told to stop; the job has no part in it."""
+        job, attempt = self._claim.job_id, self._claim.attempt
+        with session_scope(self._place.engine) as session:
+            is_queued = Jobs(session).give_back(job, attempt=attempt, now=_now())
+        if is_queued:
+            _log.info("%s is given back", self._name)
+            self._place.announce(job)
+            self._place.send(job)
+        else:
+            self._give_up()  # It was asked to be canceled in its last moment.
 
     def _give_up(self) -> None:
         """Let go of the job: canceled if that was asked, else queued again while attempts last."""

@@ -25,7 +25,8 @@ class Runtime:
         self._settings = settings
         self._engine = engine
         self._announcer = Announcer(settings.broker_url, on_change=wakes.wake)
-        self._sweeper = Sweeper(settings, engine, blobs, Messages(app), self._announcer.announce)
+        messages = Messages(app)
+        self._sweeper = Sweeper(settings, engine, blobs, messages, self._announcer.announce)
         self._launcher = launcher
         self.place = Workplace(
             settings=settings,
@@ -34,6 +35,7 @@ class Runtime:
             launcher=launcher,
             wakes=wakes,
             announce=self._announcer.announce,
+            send=messages.send,
             release=self._sweeper.release,
             functions=FUNCTIONS,
         )

@@ -78,6 +78,7 @@ def create_jobs() -> None:
         sa.Column("kind", ENUM, nullable=False),
         sa.Column("state", ENUM, nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("lost_count", sa.Integer, nullable=False),
         sa.Column("spec", sa.JSON, nullable=False),
         sa.Column("spec_sha256", SHA256, nullable=False),
         sa.Column("model_id", ID, nullable=False),

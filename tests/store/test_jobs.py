@@ -204,6 +204,19 @@ def test_a_job_whose_last_attempt_is_lost_fails(engine, running):
     assert read(engine, running.id).failure.code is FailureCode.RESOURCE_WORKER_LOST
 
 
+def test_a_job_given_back_in_good_order_is_not_a_lost_one(engine, job):
+    with session_scope(engine) as session:
+        jobs = Jobs(session)
+        for attempt in (1, 2, 3, 4):
+            assert jobs.claim(job.id, NOON) is not None
+            assert not jobs.give_back(job.id, attempt=attempt + 1, now=NOON)
+            assert jobs.give_back(job.id, attempt=attempt, now=NOON)
+        assert jobs.claim(job.id, NOON) is not None
+        released = jobs.release_lost(NOON + 2 * MINUTE, silent_for=MINUTE, max_attempts=2)
+    assert released.queued == [job.id]
+    assert read(engine, job.id).attempt == 5
+
+
 def test_a_canceled_job_whose_worker_is_lost_is_canceled(engine, running):
     with session_scope(engine) as session:
         Jobs(session).cancel(running.id, NOON)

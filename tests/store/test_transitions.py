@@ -78,6 +78,7 @@ class JobLife(RuleBasedStateMachine):
         self.now = NOON
         self.state = JobState.QUEUED
         self.attempts = set()
+        self.given_back = 0
 
     def call(self, method, *arguments, **named):
         self.now += SECOND
@@ -116,6 +117,12 @@ class JobLife(RuleBasedStateMachine):
         is_done = self.call("finish_cancel", attempt=attempt, now=self.now)
         assert not is_done or attempt == max(self.attempts)
 
+    @rule(attempt=st.integers(1, 4))
+    def give_back(self, attempt):
+        is_done = self.call("give_back", attempt=attempt, now=self.now)
+        assert not is_done or attempt == max(self.attempts)
+        self.given_back += is_done
+
     @rule(silent_s=st.integers(1, 5))
     def sweep(self, silent_s):
         self.now += SECOND
@@ -123,14 +130,15 @@ class JobLife(RuleBasedStateMachine):
             released = Jobs(session).release_lost(
                 self.now, silent_for=silent_s * SECOND, max_attempts=MAX_ATTEMPTS
             )
-        assert self.job_id not in released.queued or len(self.attempts) < MAX_ATTEMPTS
+        lost = len(self.attempts) - self.given_back
+        assert self.job_id not in released.queued or lost < MAX_ATTEMPTS
 
     @invariant()
     def it_stays_within_the_contract(self):
         with read_scope(self.engine) as session:
             job = Jobs(session).get(self.job_id)
         assert job.state is self.state or job.state in NEXT_STATES[self.state]
-        assert job.attempt == len(self.attempts) <= MAX_ATTEMPTS
+        assert job.attempt == len(self.attempts) <= MAX_ATTEMPTS + self.given_back
         assert (job.finished_at is not None) is job.state.is_final
         assert (job.failure is not None) is (job.state is JobState.FAILED)
         self.state = job.state

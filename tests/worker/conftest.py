@@ -39,6 +39,7 @@ class Bench:
     place: Workplace
     announced: "queue.Queue[str]" = field(default_factory=queue.Queue)
     released: list[Released] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
 
     @property
     def engine(self) -> Engine:
@@ -151,6 +152,7 @@ def bench(tmp_path: Path, sqlite_template: Path, launcher: Launcher) -> Iterator
             launcher=launcher,
             wakes=Wakes(),
             announce=lambda job_id: bench.announced.put(job_id),
+            send=lambda job_id: bench.sent.append(job_id),
             release=release,
             functions={},
         )

@@ -168,6 +168,7 @@ def test_a_worker_that_stops_gives_its_job_back(bench: Bench) -> None:
     bench.place.wakes.stop()
     thread.join(WAIT_S)
     assert bench.job(job_id).state is JobState.QUEUED
+    assert bench.sent == [job_id]
     assert bench.run(job_id).attempt == 1  # And takes no other.
 
 
