@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from store.migrate import migrate_to_head
+from tests.servers import PostgresServer, postgres_server, valkey_server
+
 # A busy machine is slow, and that is no failure. The same examples every time: a red run is red
 # again.
 settings.register_profile(
@@ -20,9 +23,6 @@ settings.load_profile("unhurried")
 # Tests run side by side: each that takes all cores for its matrices slows all others, and tiny
 # ones are the slowest so. Read by PyTorch when it is first imported, here and in child processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from store.migrate import migrate_to_head
-from tests.servers import PostgresServer, postgres_server, valkey_server
 
 
 @pytest.fixture(autouse=True)
