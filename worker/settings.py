@@ -51,7 +51,8 @@ class WorkerSettings(StoreSettings):
     max_attempts: int = Field(
         default=3,
         ge=1,
-        description="How often a job is started before it fails as `resource.worker_lost`.",
+        description="How many attempts a job may lose to dying workers before it fails as "
+        "`resource.worker_lost`.",
     )
     sweep_s: float = Field(
         default=10.0,
