@@ -132,6 +132,63 @@ def test_another_number_of_inputs_is_refused_with_both(tmp_path):
         Rows.read(tmp_path / "data.npz", _program(1.0, 1.0))
 
 
+def test_an_input_that_cannot_be_fed_rows_is_refused(tmp_path):
+    class Product(nn.Module):
+        def forward(self, x, matrix):
+            return x @ matrix
+
+    shapes = ({0: torch.export.Dim("batch", max=64)}, None)
+    exported = torch.export.export(
+        Product(), (torch.ones(2, 2), torch.ones(2, 2)), dynamic_shapes=shapes
+    )
+    program = Program.from_exported(exported)
+    np.savez(tmp_path / "data.npz", inputs_0=LOGITS, inputs_1=LOGITS)
+    with pytest.raises(DataMismatchError, match="input 1 of the model takes 2 rows"):
+        Rows.read(tmp_path / "data.npz", program)
+    # Nor does a measurement give it other rows, though it has as many as the batch.
+    found = latency(program, program, batch_size=7, rounds=1, on_round=_nothing)
+    assert found.batch_size == 7
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 2, 1), (5,)])
+def test_rows_of_another_shape_are_refused_with_both(tmp_path, shape):
+    np.savez(tmp_path / "data.npz", inputs=np.zeros(shape, np.float32))
+    with pytest.raises(DataMismatchError, match=r"example is float32 of shape \(2, 2\)"):
+        Rows.read(tmp_path / "data.npz", _program(1.0, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int8, np.int32, np.uint64])
+def test_class_numbers_of_any_integer_type_count(dtype):
+    rows = Rows((LOGITS,), np.array([0, 1, 1, 1, 0], dtype))
+    program = _program(1.0, 1.0)
+    found = quality(program, program, rows, batch_size=2, on_batch=_nothing)
+    assert found["accuracy"] == pytest.approx(3 / 5)
+
+
+def test_tokens_outside_of_the_vocabulary_are_the_datas_fault():
+    program = Program.from_exported(
+        export(nn.Embedding(3, 2), torch.zeros(2, 4, dtype=torch.int64))
+    )
+    rows = Rows((np.full((2, 4), 3),), None)
+    with pytest.raises(DataMismatchError, match="within the vocabulary"):
+        quality(program, program, rows, batch_size=2, on_batch=_nothing)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [lambda x: x.sum(), lambda x: x.sum(0), lambda x: len(x.shape)],
+    ids=["one", "few", "none"],
+)
+def test_an_output_without_rows_is_told(returned):
+    class Returning(nn.Module):
+        def forward(self, x):
+            return returned(x)
+
+    program = Program.from_exported(export(Returning(), torch.ones(2, 2)))
+    with pytest.raises(DataMismatchError, match="a row for each row"):
+        quality(program, program, Rows((LOGITS,), None), batch_size=5, on_batch=_nothing)
+
+
 @pytest.mark.parametrize(
     ("output", "targets", "said"),
     [
@@ -139,6 +196,7 @@ def test_another_number_of_inputs_is_refused_with_both(tmp_path):
         (torch.zeros(2, 3), torch.tensor([-1, 0]), "class -1"),
         (torch.zeros(2), torch.tensor([0, 1]), "rows, classes"),
         (torch.zeros(2, 3), torch.zeros(2), "output's own shape"),
+        (torch.zeros(2, 3, dtype=torch.bool), torch.tensor([0, 1]), "holds bool"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(output, targets, said):
@@ -164,3 +222,13 @@ def test_each_round_times_both_and_warm_up_is_not_counted():
 def test_latency_of_a_program_with_a_fixed_batch_uses_that():
     found = latency(_static(3), _static(3), batch_size=7, rounds=1, on_round=_nothing)
     assert found.batch_size == 3
+
+
+def test_latency_of_a_program_whose_inputs_have_no_rows():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    program = Program.from_exported(torch.export.export(Doubled(), (torch.tensor(2.0),)))
+    found = latency(program, program, batch_size=7, rounds=1, on_round=_nothing)
+    assert found.batch_size == 1

@@ -81,6 +81,8 @@ def _groups(name: str) -> dict[str, int]:
         ("split", {"stem.weight": 10, "left.weight": 6}),
         ("chunk", {"stem.weight": 8}),
         ("grouped_and_depthwise", {"stem.weight": 4, "last.weight": 8}),
+        ("shared_inputs", {"stem.weight": 6}),
+        ("written_in_place", {"stem.weight": 8}),
         ("squeeze_excite", {"stem.weight": 8, "squeeze.weight": 4}),
         ("encoder_decoder", {"down.weight": 16, "middle.weight": 12}),
         ("sub_pixel", {"stem.weight": 4}),
@@ -94,6 +96,10 @@ def _groups(name: str) -> dict[str, int]:
 )
 def test_channels_are_what_a_reader_of_the_module_expects(name, expected):
     assert _groups(name) == expected
+
+
+def test_a_mask_over_all_heads_keeps_no_head():
+    assert _groups("padded_tokens")["encoder.layers.0.self_attn.in_proj_weight"] == 4
 
 
 def test_heads_are_the_channels_of_an_attention():

@@ -8,7 +8,7 @@ from tests.zoo.exported import export, pattern_coupling, randomized
 from worker.engine.config import PruneConfig
 from worker.engine.criteria.magnitude import magnitude
 from worker.engine.criteria.subject import Subject
-from worker.engine.errors import NothingToPruneError, TargetUnreachableError
+from worker.engine.errors import NotFiniteError, NothingToPruneError, TargetUnreachableError
 from worker.engine.graph.counts import count_macs
 from worker.engine.graph.coupling import Coupling, couple
 from worker.engine.program import Program
@@ -71,6 +71,14 @@ def test_a_macs_budget_is_met_and_one_channel_less_would_not(name, scope):
     plan = decide(coupling, PruneConfig(scope=scope, macs=0.5), seed=0)
     assert plan.predicted.macs <= 0.5 * plan.baseline.macs
     assert plan.predicted.macs == count_macs(coupling, plan.keep)
+
+
+def test_weights_that_are_not_finite_are_not_ranked():
+    module = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1))
+    with torch.no_grad():
+        module[1].weight[0, 2] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"channels of 0\.weight is NaN"):
+        decide(couple(_program(module, 2)), PruneConfig(channel_ratio=0.5), seed=0)
 
 
 def test_an_unreachable_budget_says_what_can_be_reached():

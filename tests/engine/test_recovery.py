@@ -8,9 +8,10 @@ from torch import nn
 from tests.zoo.exported import export
 from worker.engine.config import FinetuneConfig, RecalibrateConfig
 from worker.engine.data import Rows
+from worker.engine.errors import DataMismatchError
 from worker.engine.program import Program
 from worker.engine.recovery.finetune import finetune
-from worker.engine.recovery.modes import training
+from worker.engine.recovery.modes import training, training_calls
 from worker.engine.recovery.recalibrate import recalibrate
 
 
@@ -100,3 +101,70 @@ def test_the_mode_is_set_back_when_training_fails():
     with torch.no_grad():
         row = [torch.randn(4, 4)]
         assert torch.equal(program.run(row)[0], program.run(row)[0])
+
+
+def _static(module: nn.Module, rows: int) -> Program:
+    return Program.from_exported(torch.export.export(module.eval(), (torch.zeros(rows, 4),)))
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(1, 8), (3, 2), (32, 1)])
+def test_the_schedule_ends_with_the_last_batch_however_many_rows_a_call_takes(
+    rows, batches, monkeypatch
+):
+    rates = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    config = FinetuneConfig(epochs=2, learning_rate=1.0, batch_size=64)
+    program = _static(nn.Linear(4, 2), rows)
+    finetune(program, config, _rows(8), seed=0, on_progress=_nothing)
+    steps = np.arange(2 * batches)
+    assert rates == pytest.approx(0.5 * (1 + np.cos(np.pi * steps / (2 * batches))))
+
+
+def test_recalibration_announces_the_batches_that_a_fixed_number_of_rows_makes():
+    seen = []
+
+    def watch(done: int, total: int, unit: str) -> None:
+        seen.append((done, total, unit))
+
+    recalibrate(
+        _static(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), 3),
+        RecalibrateConfig(batch_size=64),
+        _rows(8),
+        seed=0,
+        on_progress=watch,
+    )
+    assert seen == [(1, 2, "batches"), (2, 2, "batches")]
+
+
+@pytest.mark.parametrize("step", [finetune, recalibrate])
+def test_a_batch_norm_that_sees_one_value_is_told_and_not_delivered(step):
+    config = FinetuneConfig() if step is finetune else RecalibrateConfig()
+    with pytest.raises(DataMismatchError, match="no variance in one value"):
+        step(_program(), config, _rows(1), seed=0, on_progress=_nothing)
+
+
+def test_a_program_without_gradients_cannot_be_fine_tuned():
+    class Detached(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    program = Program.from_exported(export(Detached(4, 2), torch.zeros(2, 4)))
+    with pytest.raises(DataMismatchError, match="no gradient"):
+        finetune(program, FinetuneConfig(), _rows(), seed=0, on_progress=_nothing)
+
+
+def test_a_model_exported_for_training_is_noticed_where_it_matters():
+    def calls(module: nn.Module) -> list[str]:
+        program = Program.from_exported(export(module.train(), torch.zeros(2, 4)))
+        return [str(node.target) for node in training_calls(program.module)]
+
+    assert calls(nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.0))) == ["aten.batch_norm.default"]
+    assert calls(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))) == ["aten.dropout.default"]
+    assert calls(nn.BatchNorm1d(4, track_running_stats=False)) == []
+    assert training_calls(_program(dropout=0.5).module) == []

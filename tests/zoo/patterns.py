@@ -104,6 +104,60 @@ class GroupedAndDepthwise(nn.Module):
         return self.head(self.last(self.norm(self.grouped(x))).mean((2, 3)))
 
 
+class SharedInputs(nn.Module):
+    """Every conv group reads the same channels: each loses the same, and the groups stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.grouped = nn.Conv2d(12, 8, 3, padding=1, groups=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head(self.grouped(torch.cat([x, x], dim=1)).mean((2, 3)))
+
+
+class WrittenInPlace(nn.Module):
+    """Views of a tensor are written to, and the tensor is read after."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x[:, :4].relu_().add_(1.0)
+        x.flatten(2).transpose(0, 1).mul_(2.0)
+        return self.head(x.mean((2, 3)))
+
+
+class NormalizedPlanes(nn.Module):
+    """A layer norm over channels, rows and columns together."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.LayerNorm([8, 6, 6])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.stem(x)).relu().amax((2, 3)))
+
+
+class Constants(nn.Module):
+    """Numbers that stand in the code and are neither parameters nor buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x) * torch.tensor([1.0, -2.0, 3.0, 0.5]))
+
+
 class SqueezeExcite(nn.Module):
     """Channels are scaled by what a small network makes of their means."""
 
@@ -258,6 +312,21 @@ class ManualAttention(nn.Module):
         return self.head(x.mean(1))
 
 
+class PaddedTokens(nn.Module):
+    """An encoder that looks past padding: one mask for all heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 16)
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.encoder(self.embed(tokens), src_key_padding_mask=tokens == 10)
+        return self.head(x.mean(1))
+
+
 @dataclass(frozen=True)
 class Pattern:
     """A module, what it takes, and whether a normalization runs over a dimension it may lose."""
@@ -287,6 +356,10 @@ PATTERNS: dict[str, Pattern] = {
     "split": Pattern(Split, (3, 8, 8)),
     "chunk": Pattern(Chunk, (6,)),
     "grouped_and_depthwise": Pattern(GroupedAndDepthwise, (3, 8, 8)),
+    "shared_inputs": Pattern(SharedInputs, (3, 6, 6)),
+    "written_in_place": Pattern(WrittenInPlace, (3, 6, 6)),
+    "normalized_planes": Pattern(NormalizedPlanes, (3, 6, 6), is_exempt=True),
+    "constants": Pattern(Constants, (6,)),
     "squeeze_excite": Pattern(SqueezeExcite, (3, 8, 8)),
     "encoder_decoder": Pattern(EncoderDecoder, (3, 8, 8)),
     "sub_pixel": Pattern(SubPixel, (3, 6, 6)),
@@ -297,5 +370,6 @@ PATTERNS: dict[str, Pattern] = {
     "plain_recurrence": Pattern(PlainRecurrence, (7, 5)),
     "vision_transformer": Pattern(VisionTransformer, (7, 5), is_exempt=True),
     "post_norm_encoder": Pattern(post_norm_encoder, (7, 16)),
+    "padded_tokens": Pattern(PaddedTokens, (7,), is_exempt=True, takes_tokens=True),
     "manual_attention": Pattern(ManualAttention, (7,), takes_tokens=True),
 }

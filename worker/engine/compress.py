@@ -19,7 +19,12 @@ from worker.engine.config import (
     StepConfig,
 )
 from worker.engine.data import Rows
-from worker.engine.errors import BaselineError, CountsDifferError, OutputsDifferError
+from worker.engine.errors import (
+    BaselineError,
+    CountsDifferError,
+    OutputsDifferError,
+    UnreadableModelError,
+)
 from worker.engine.graph.counts import Counts, count
 from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
@@ -30,8 +35,9 @@ from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import Plan, decide
 from worker.engine.prune.verify import TOLERANCE, Exactness, relative_error, verify_cut
 from worker.engine.recovery.finetune import finetune
+from worker.engine.recovery.modes import training_calls
 from worker.engine.recovery.recalibrate import recalibrate
-from worker.engine.reload import outputs_in_fresh_process
+from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
 from worker.engine.save import save_program, save_weights
 
 FORMAT_VERSION = 1
@@ -90,6 +96,12 @@ class _Run:
     def load(self) -> Program:
         with self.stage("loading", 1, "files"):
             program = Program.from_exported(load_program(self.request.model))
+            if calls := training_calls(program.module):
+                raise UnreadableModelError(
+                    f"the model was exported for training ({calls[0].target}, node "
+                    f"{calls[0].name!r}), so that its outputs depend on chance or on the other "
+                    "rows of a batch: call model.eval() and export it again"
+                )
             program = program.to(self.request.device)
             with torch.no_grad():
                 try:
@@ -155,8 +167,7 @@ class _Run:
                     "this is a defect of the engine, report it with the model"
                 )
             progress(1, 2, "checks")
-            with torch.no_grad():
-                here = saved.run(saved.example_leaves)
+            here = outputs_on_examples(saved)
             fresh = outputs_in_fresh_process(self.path("model.pt2"), self.request.output_dir)
             if not (error := relative_error(fresh, here)) <= TOLERANCE:
                 raise OutputsDifferError(

@@ -39,7 +39,7 @@ class Rows:
         arrays = load_arrays(path)
         targets = arrays.pop("targets", None)
         inputs = tuple(arrays[name] for name in sorted(arrays, key=_place))
-        _check(inputs, program.example_leaves)
+        _check(inputs, program)
         return cls(inputs, targets)
 
     def __len__(self) -> int:
@@ -60,8 +60,8 @@ class Rows:
             size: Rows per batch, as far as the program takes them.
             order: Row numbers to go through; all in their order by default.
         """
-        low, high = program.row_limits
-        size = max(low, size if high is None else min(size, high))
+        low, _ = program.row_limits
+        size = program.rows_per_call(size)
         order = np.arange(len(self)) if order is None else order
         for start in range(0, len(order), size):
             rows = order[start : start + size]
@@ -70,14 +70,59 @@ class Rows:
             inputs = [torch.from_numpy(array[padded]).to(program.device) for array in self.inputs]
             targets = None
             if self.targets is not None:
-                targets = torch.from_numpy(self.targets[rows]).to(program.device)
+                chosen = self.targets[rows]
+                # int64: torch computes little with the unsigned integers that NumPy has.
+                chosen = chosen.astype(np.int64) if self.has_classes else chosen
+                targets = torch.from_numpy(chosen).to(program.device)
             yield Batch(inputs, targets, len(rows))
 
     def batch_count(self, program: Program, size: int) -> int:
         """How many batches :meth:`batches` makes."""
-        low, high = program.row_limits
-        size = max(low, size if high is None else min(size, high))
-        return -(-len(self) // size)
+        return -(-len(self) // program.rows_per_call(size))
+
+
+def run_batch(program: Program, batch: Batch) -> list[Tensor]:
+    """The program's outputs on a batch, its padding included.
+
+    Raises:
+        DataMismatchError: The program cannot compute with what the batch holds.
+    """
+    try:
+        return program.run(batch.inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise DataMismatchError(
+            f"the model does not run on the data ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}): check that it holds what the model was trained on, "
+            "such as numbers of tokens within the vocabulary"
+        ) from error
+
+
+def first_output(program: Program, batch: Batch) -> Tensor:
+    """The first output, which quality and losses read: ``(count, ...)``, without padding.
+
+    Raises:
+        DataMismatchError: The program does not run on the batch, or has no such output.
+    """
+    outputs = run_batch(program, batch)
+    rows = len(batch.inputs[0])
+    if not outputs or outputs[0].shape[:1] != (rows,):
+        shape = tuple(outputs[0].shape) if outputs else "none"
+        raise DataMismatchError(
+            f"the model's first output must have a row for each row of its inputs: {rows} rows "
+            f"went in, the output's shape is {shape}; export the model with its predictions first"
+        )
+    return outputs[0][: batch.count]
+
+
+def equal_batches(program: Program, size: int, *, rows: int) -> tuple[int, int]:
+    """Rows per batch and the number of batches, when none may be smaller than another.
+
+    Of ``rows`` rows, the last that fill no whole batch are left out, unless they are all.
+    """
+    size = program.rows_per_call(min(size, rows))
+    return size, max(rows // size, 1)
 
 
 def _place(name: str) -> int:
@@ -85,17 +130,32 @@ def _place(name: str) -> int:
     return int(number or 0)
 
 
-def _check(inputs: tuple[np.ndarray, ...], examples: list[object]) -> None:
+def _check(inputs: tuple[np.ndarray, ...], program: Program) -> None:
+    examples = program.example_leaves
     if len(inputs) != len(examples):
         raise DataMismatchError(
             f"the data set has {len(inputs)} inputs and the model takes {len(examples)}: name the "
             "arrays inputs, or inputs_0, inputs_1, ... in the order of the model's inputs"
         )
+    low, high = program.row_limits
+    batch = low if low == high else None
     for at, (array, example) in enumerate(zip(inputs, examples, strict=True)):
-        if not isinstance(example, Tensor):
-            raise DataMismatchError(f"input {at} of the model is no tensor, so rows cannot feed it")
+        sizes = program.input_sizes[at]
+        if not isinstance(example, Tensor) or not sizes:
+            raise DataMismatchError(
+                f"input {at} of the model is no tensor with rows, so a data set cannot feed it"
+            )
+        if sizes[0] != batch:
+            raise DataMismatchError(
+                f"input {at} of the model takes {sizes[0] or 'any number of'} rows and input 0 "
+                f"{batch or 'any number of'}: a data set feeds all inputs the same rows; export "
+                "the model with one dynamic batch for all of them"
+            )
         dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        if array.ndim != example.dim() or dtype != example.dtype:
+        wrong = len(array.shape) != len(sizes) or any(
+            size not in (None, own) for own, size in zip(array.shape[1:], sizes[1:], strict=True)
+        )
+        if wrong or dtype != example.dtype:
             raise DataMismatchError(
                 f"input {at}: the data set has {array.dtype} of shape {array.shape}, the model's "
                 f"example is {str(example.dtype).removeprefix('torch.')} of shape "

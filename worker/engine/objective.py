@@ -18,8 +18,14 @@ def loss(output: Tensor, targets: Tensor) -> Tensor:
         A scalar in float32, with gradients.
 
     Raises:
-        DataMismatchError: Shapes that do not go together, or a class that the output lacks.
+        DataMismatchError: Shapes that do not go together, a class that the output lacks, or an
+            output that is not floating point.
     """
+    if not output.is_floating_point():
+        raise DataMismatchError(
+            f"the model's first output holds {str(output.dtype).removeprefix('torch.')}, and a "
+            "loss needs floats: export the model with its logits or values first"
+        )
     if targets.is_floating_point():
         if output.shape != targets.shape:
             raise DataMismatchError(

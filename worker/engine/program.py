@@ -10,6 +10,7 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, GraphModule, Node
@@ -75,6 +76,24 @@ class Program:
         """The example inputs, flat, in the order of the graph's inputs."""
         return pytree.tree_leaves((self.args, self.kwargs))
 
+    @property
+    def input_sizes(self) -> list[tuple[int | None, ...] | None]:
+        """The size of each dimension of each flat input, None where it is dynamic.
+
+        None for an input that is no tensor.
+        """
+
+        def fixed(size: int | torch.SymInt) -> int | None:
+            return size if isinstance(size, int) else None
+
+        values = [tensor_value(node) for node in _placeholders(self.module)]
+        return [value if value is None else tuple(map(fixed, value.shape)) for value in values]
+
+    def rows_per_call(self, wanted: int) -> int:
+        """The number of rows nearest to ``wanted`` that one call takes."""
+        low, high = self.row_limits
+        return max(low, wanted if high is None else min(wanted, high))
+
     def run(self, leaves: Sequence[Any]) -> list[Tensor]:
         """Run on flat inputs, in the order of the graph's; the outputs are flat too."""
         structure = pytree.tree_structure((self.args, self.kwargs))
@@ -87,10 +106,21 @@ class Program:
         return tuple(self.size(size) for size in node.meta["val"].shape)
 
     def size(self, size: int | torch.SymInt) -> int:
-        """A number for a size, symbolic or not, at the example inputs."""
+        """A number for a size, symbolic or not, at the example inputs.
+
+        Raises:
+            UnreadableModelError: The size depends on what the inputs hold, not on their shapes.
+        """
         if isinstance(size, int):
             return size
-        return int(size.node.expr.xreplace(dict(self.sizes)))
+        expression = size.node.expr
+        if not expression.free_symbols <= self.sizes.keys():
+            raise UnreadableModelError(
+                f"a tensor has a size ({size}) that depends on the values of the inputs, as after "
+                "nonzero, item or a boolean mask: sizes must follow from the shapes of the inputs; "
+                "export the model without that part"
+            )
+        return int(expression.xreplace(dict(self.sizes)))
 
     def copy(self) -> "Program":
         """The same program with weights of its own."""
@@ -109,6 +139,11 @@ class Program:
             return self
         return Program.from_exported(move_to_device_pass(self.export(), device))
 
+    def _exported(self, dynamic_shapes: Any) -> ExportedProgram:
+        return torch.export.export(
+            self.module, self.args, self.kwargs, dynamic_shapes=dynamic_shapes
+        )
+
     def export(self) -> ExportedProgram:
         """Export the module as it is now, with the dynamic dimensions it came with.
 
@@ -116,9 +151,12 @@ class Program:
             ExportError: The exporter refuses the graph.
         """
         try:
-            return torch.export.export(
-                self.module, self.args, self.kwargs, dynamic_shapes=self.dynamic_shapes
-            )
+            try:
+                return self._exported(self.dynamic_shapes)
+            except UserError:
+                # A slice of a table up to a dynamic length: the exporter wants a named dimension
+                # to end before the table does, and finds that range again for one without a name.
+                return self._exported(pytree.tree_map(_unnamed, self.dynamic_shapes))
         except Exception as error:
             # Whatever the exporter raises, the file cannot be made: one clear end for the job.
             raise ExportError(
@@ -127,10 +165,20 @@ class Program:
             ) from error
 
 
+def _unnamed(dim: Any) -> Any:
+    return Dim.DYNAMIC(min=dim.min, max=dim.max) if isinstance(dim, Dim) else dim
+
+
 def tensor_value(node: Node) -> Tensor | None:
     """The fake tensor that a node makes, or None for sizes, tuples and nothing."""
     value = node.meta.get("val")
     return value if isinstance(value, Tensor) else None
+
+
+def attribute(module: torch.nn.Module, name: str) -> object:
+    """What a module holds under a dotted name: a parameter, a buffer, a constant or a subgraph."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
 
 
 def module_path(node: Node) -> str:

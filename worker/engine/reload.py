@@ -45,10 +45,16 @@ def outputs_in_fresh_process(model: Path, scratch: Path) -> list[Tensor]:
     return [outputs[str(at)] for at in range(len(outputs))]
 
 
+@torch.no_grad()
+def outputs_on_examples(program: Program) -> list[Tensor]:
+    """The outputs on the example inputs; a model that draws draws the same in every process."""
+    torch.manual_seed(0)
+    return program.run(program.example_leaves)
+
+
 def main(model: Path, written: Path) -> None:
     program = Program.from_exported(load_program(model))
-    with torch.no_grad():
-        outputs = program.run(program.example_leaves)
+    outputs = outputs_on_examples(program)
     save_file({str(at): output.contiguous() for at, output in enumerate(outputs)}, written)
 
 

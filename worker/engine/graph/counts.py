@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from worker.engine.graph.arguments import argument
 from worker.engine.graph.coupling import Coupling, kept_shape
+from worker.engine.program import attribute
 
 aten = torch.ops.aten
 
@@ -20,7 +21,7 @@ Shapes = Callable[[Node], list[tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Counts:
-    """Elements of parameters; MACs at the example inputs; bytes of parameters and buffers."""
+    """Elements of parameters; MACs at the example inputs; bytes of all tensors that are stored."""
 
     parameters: int
     macs: int
@@ -40,7 +41,7 @@ def count(coupling: Coupling, keep: Tensor | None = None) -> Counts:
     module = coupling.program.module
     trained = {id(parameter) for parameter in module.parameters()}
     parameters = size_bytes = 0
-    for name, tensor in _tensors(module):
+    for name, tensor in _tensors(coupling):
         value = coupling.propagation.parameters.get(name)
         shape = (
             tuple(tensor.shape)
@@ -65,9 +66,16 @@ def count_macs(coupling: Coupling, keep: Tensor) -> int:
     )
 
 
-def _tensors(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers, each once: a tied weight is stored once."""
-    return [*module.named_parameters(), *module.named_buffers()]
+def _tensors(coupling: Coupling) -> list[tuple[str, Tensor]]:
+    """Parameters, buffers and constants that a file holds, each once, as a tied weight is."""
+    module = coupling.program.module
+    attributes = [str(n.target) for n in coupling.program.graph.nodes if n.op == "get_attr"]
+    constants = [(name, attribute(module, name)) for name in attributes]
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers(), *constants):
+        if isinstance(tensor, Tensor):  # A subgraph is an attribute too.
+            found.setdefault(id(tensor), (name, tensor))
+    return list(found.values())
 
 
 def _convolution(node: Node, shapes: Shapes) -> int:

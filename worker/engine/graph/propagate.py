@@ -3,7 +3,6 @@
 import operator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -12,7 +11,7 @@ from worker.engine.graph.labels import Labels, Value, compressed
 from worker.engine.graph.registry import RULES, Call, Normalized, Refusal
 from worker.engine.graph.rules import load_rules
 from worker.engine.graph.rules.pointwise import is_pointwise, pointwise
-from worker.engine.program import Program, module_path, tensor_value
+from worker.engine.program import Program, attribute, module_path, tensor_value
 
 load_rules()
 
@@ -63,7 +62,7 @@ class _Walk:
 
     def _visit_attribute(self, node: Node) -> None:
         name = str(node.target)
-        tensor = _attribute(self.program.module, name)
+        tensor = attribute(self.program.module, name)
         if not isinstance(tensor, Tensor):
             return  # A subgraph of a control-flow operator.
         # A tied weight is one tensor under two names: it has one set of labels.
@@ -181,11 +180,6 @@ def propagate(program: Program, *, exclude: frozenset[str] = frozenset()) -> Pro
         walk.labels.fix_value(walk.parameters[name])
     roots = walk.settle()
     return Propagation(walk.values, walk.parameters, roots, walk.frozen, walk.normalized)
-
-
-def _attribute(module: torch.nn.Module, name: str) -> object:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(owner), leaf)
 
 
 def _makes_tensors(meta: object) -> bool:

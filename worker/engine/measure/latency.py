@@ -77,15 +77,10 @@ def _synchronize(device: torch.device) -> None:
 
 def _rows(program: Program, batch_size: int) -> list[object]:
     """The example inputs with another number of rows, where the program allows it."""
-    low, high = program.row_limits
-    examples = program.example_leaves
-    if low == high:
-        return examples
-    wanted = max(low, batch_size if high is None else min(batch_size, high))
-    rows = next(leaf.shape[0] for leaf in examples if isinstance(leaf, Tensor) and leaf.dim())
+    wanted = program.rows_per_call(batch_size)
     return [
-        leaf[torch.arange(wanted, device=leaf.device) % rows]
-        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
+        leaf[torch.arange(wanted, device=leaf.device) % leaf.shape[0]]
+        if sizes and sizes[0] is None
         else leaf
-        for leaf in examples
+        for leaf, sizes in zip(program.example_leaves, program.input_sizes, strict=True)
     ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.engine import objective
-from worker.engine.data import Batch, Rows
+from worker.engine.data import Batch, Rows, first_output
 from worker.engine.errors import NotFiniteError
 from worker.engine.program import Program
 
@@ -49,15 +49,16 @@ def quality(
         [0, 1]; None for what the targets do not allow.
 
     Raises:
+        DataMismatchError: The program does not run on the data, or targets do not fit its output.
         NotFiniteError: A number came out as NaN or infinite.
     """
     means = {name: _Mean() for name in ("accuracy", "loss", "agreement", "output_mse")}
     total = rows.batch_count(program, batch_size)
     for done, batch in enumerate(rows.batches(program, batch_size), start=1):
-        output = program.run(batch.inputs)[0][: batch.count]
+        output = first_output(program, batch)
         reference = output
         if original is not program:
-            reference = original.run(batch.inputs)[0][: batch.count]
+            reference = first_output(original, batch)
         for name, value in _measured(output, reference, batch, rows).items():
             means[name].add(value, batch.count)
         on_batch(done, total)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from worker.engine.config import PruneConfig
 from worker.engine.criteria import CRITERIA
 from worker.engine.criteria.subject import Subject
-from worker.engine.errors import NothingToPruneError, TargetUnreachableError
+from worker.engine.errors import NotFiniteError, NothingToPruneError, TargetUnreachableError
 from worker.engine.graph.counts import Counts, count, count_macs
 from worker.engine.graph.coupling import Coupling
 
@@ -70,6 +70,7 @@ def decide(coupling: Coupling, config: PruneConfig, *, seed: int) -> Plan:
 
     Raises:
         NothingToPruneError: No dimension of any parameter may shrink.
+        NotFiniteError: Weights hold NaN or infinity, so that nothing can be ranked.
         TargetUnreachableError: The budget cannot be met with every group at its floor.
     """
     if not coupling.groups:
@@ -96,6 +97,11 @@ def _score(coupling: Coupling, criterion: str, seed: int) -> tuple[Tensor, ...]:
         place[group.channels] = torch.arange(len(group))
         subject = Subject(coupling.program, group, place, generator)
         scores.append(CRITERIA[criterion](subject))
+        if not bool(scores[-1].isfinite().all()):
+            raise NotFiniteError(
+                f"the importance of channels of {group.name} is NaN or infinite: the weights that "
+                "go with them hold such numbers; train or export the model again, or exclude them"
+            )
     return tuple(scores)
 
 

@@ -4,6 +4,7 @@ Silenced means that whoever reads a removed channel reads zero, and that a norma
 statistics over the features that are kept, as it will after the cut.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,11 +30,11 @@ class SilencedProgram(Interpreter):
         self._keep = keep
 
     def run_node(self, n: Node) -> Any:
-        # An operator that writes in place must see the real tensor, or its write is lost; it acts
-        # on each element alone, and what reads its result is silenced again.
-        if n.target in NORMALIZATIONS and (kept := self._kept_features(n)) is not None:
+        # A view, or an operator that writes in place, must see the real tensor, or the write is
+        # lost: silencing copies. What reads its result is silenced by the result's own labels.
+        if n.target in NORMALIZATIONS and (kept := self._kept_features(n)):
             return self._normalized(n, kept)
-        if n.op == "call_function" and not _writes(n):
+        if n.op == "call_function" and not _shares_memory(n):
             saved = {node: self.env[node] for node in n.all_input_nodes if node in self.env}
             for node, value in saved.items():
                 self.env[node] = self._silenced(node, value)
@@ -43,19 +44,29 @@ class SilencedProgram(Interpreter):
                 self.env.update(saved)
         return super().run_node(n)
 
-    def _kept_features(self, node: Node) -> Tensor | None:
-        """Indices of the last dimension that stay, where some go."""
+    def _kept_features(self, node: Node) -> dict[int, Tensor]:
+        """Indices that stay, for each normalized dimension (from the right) that loses some."""
         shape, lines = self._coupling.node_lines[argument(node, "input")][0]
-        kept = kept_along(lines, len(shape) - 1, shape[-1], self._keep)
-        return None if bool(kept.all()) else kept.nonzero().flatten()
+        found: dict[int, Tensor] = {}
+        for dim in range(-len(argument(node, "normalized_shape")), 0):
+            kept = kept_along(lines, dim % len(shape), shape[dim], self._keep)
+            if not bool(kept.all()):
+                found[dim] = kept.nonzero().flatten()
+        return found
 
-    def _normalized(self, node: Node, kept: Tensor) -> Tensor:
+    def _normalized(self, node: Node, kept: Mapping[int, Tensor]) -> Tensor:
         """Normalize the kept features among themselves; the others are never read."""
         (source, shape, *rest), kwargs = self.fetch_args_kwargs_from_env(node)
-        kept = kept.to(source.device)
-        rest = [part[..., kept] if isinstance(part, Tensor) else part for part in rest]
-        narrow = operator_of(node)(source[..., kept], [*shape[:-1], len(kept)], *rest, **kwargs)
-        return torch.zeros_like(source).index_copy(source.dim() - 1, kept, narrow)
+        wide = torch.zeros_like(source)
+        place = [torch.arange(size, device=source.device) for size in source.shape]
+        for dim, indices in kept.items():
+            place[dim] = indices.to(source.device)
+        rank = len(shape)
+        features = torch.meshgrid(place[-rank:], indexing="ij")
+        within: Any = (..., *features)
+        rest = [part[features] if isinstance(part, Tensor) else part for part in rest]
+        wide[within] = operator_of(node)(source[within], features[0].shape, *rest, **kwargs)
+        return wide
 
     def _silenced(self, node: Node, value: Any) -> Any:
         if not isinstance(value, Tensor) or node not in self._coupling.node_lines:
@@ -69,6 +80,7 @@ class SilencedProgram(Interpreter):
         return value
 
 
-def _writes(node: Node) -> bool:
+def _shares_memory(node: Node) -> bool:
+    """Whether the operator writes into what it reads, or returns a view of it."""
     schema = getattr(node.target, "_schema", None)
-    return bool(schema is not None and schema.is_mutable)
+    return schema is not None and any(given.alias_info is not None for given in schema.arguments)

@@ -8,10 +8,10 @@ import torch
 
 from worker.engine import objective
 from worker.engine.config import FinetuneConfig
-from worker.engine.data import Rows
+from worker.engine.data import Rows, equal_batches, first_output
 from worker.engine.errors import DataMismatchError, DivergedError
 from worker.engine.program import Program
-from worker.engine.recovery.modes import training
+from worker.engine.recovery.modes import check_statistics, training
 
 
 def finetune(
@@ -32,15 +32,17 @@ def finetune(
         on_progress: Told epochs done, of how many.
 
     Raises:
-        DataMismatchError: No targets, or targets that do not fit the output.
+        DataMismatchError: No targets, targets that do not fit the output, or too few rows for a
+            batch norm.
         DivergedError: The loss became infinite or undefined.
     """
     if rows.targets is None:
         raise DataMismatchError("fine-tuning needs labels: the training data has no array targets")
     torch.manual_seed(seed)
     shuffle = np.random.default_rng(seed)
-    size = min(config.batch_size, len(rows))
-    steps = config.epochs * max(len(rows) // size, 1)
+    # Whole batches only: a batch norm cannot learn from a rest of one row.
+    size, batches = equal_batches(program, config.batch_size, rows=len(rows))
+    steps = config.epochs * batches
     parameters = [p for p in program.module.parameters() if p.is_floating_point()]
     for parameter in parameters:
         parameter.requires_grad_()
@@ -52,11 +54,15 @@ def finetune(
     )
     with training(program.module), torch.enable_grad():
         for epoch in range(config.epochs):
-            order = shuffle.permutation(len(rows))
-            # Whole batches only: a batch norm cannot learn from a rest of one row.
-            for batch in rows.batches(program, size, order=order[: len(order) // size * size]):
+            order = shuffle.permutation(len(rows))[: batches * size]
+            for batch in rows.batches(program, size, order=order):
                 assert batch.targets is not None
-                loss = objective.loss(program.run(batch.inputs)[0][: batch.count], batch.targets)
+                loss = objective.loss(first_output(program, batch), batch.targets)
+                if not loss.requires_grad:
+                    raise DataMismatchError(
+                        "the model's first output has no gradient to any parameter, so that it "
+                        "cannot be fine-tuned; export the model without detach and no_grad"
+                    )
                 if not objective.is_finite(loss):
                     raise DivergedError(
                         f"the loss became {float(loss.detach())} in epoch {epoch + 1} of "
@@ -67,3 +73,4 @@ def finetune(
                 optimizer.step()
                 schedule.step()
             on_progress(epoch + 1, config.epochs, "epochs")
+    check_statistics(program)

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from worker.engine.graph.arguments import argument, set_argument
+from worker.engine.errors import DataMismatchError
+from worker.engine.graph.arguments import argument, has_argument, set_argument
+from worker.engine.program import Program, module_path
 
 aten = torch.ops.aten
 
@@ -33,6 +36,45 @@ def batch_norms(module: GraphModule) -> list[Node]:
         node
         for node in module.graph.nodes
         if node.target == aten.batch_norm.default and argument(node, "running_mean") is not None
+    ]
+
+
+def statistics(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor]:
+    """Running mean and variance of a batch norm, each ``(channels,)``; the tensors themselves."""
+    names = (str(argument(norm, name).target) for name in ("running_mean", "running_var"))
+    mean, variance = (module.get_buffer(name) for name in names)
+    return mean, variance
+
+
+def check_statistics(program: Program) -> None:
+    """Check what batch norms learned from data.
+
+    Raises:
+        DataMismatchError: A mean or variance is NaN or infinite.
+    """
+    for norm in batch_norms(program.module):
+        if not all(bool(part.isfinite().all()) for part in statistics(program.module, norm)):
+            raise DataMismatchError(
+                f"the batch norm {module_path(norm) or norm.name!r} found no finite statistics: "
+                "there is no variance in one value per channel, and none in NaN; use batches of "
+                "at least 2 rows, from a model exported with a dynamic batch"
+            )
+
+
+def training_calls(module: GraphModule) -> list[Node]:
+    """Calls that compute something else in training, and were exported for training."""
+
+    def matters(node: Node) -> bool:
+        if node.target == aten.batch_norm.default:
+            return argument(node, "running_mean") is not None
+        return bool(argument(node, "p" if has_argument(node, "p") else "dropout") > 0)
+
+    return [
+        node
+        for node in module.graph.nodes
+        if node.target in TRAINING_FLAG
+        and argument(node, TRAINING_FLAG[node.target])
+        and matters(node)
     ]
 
 

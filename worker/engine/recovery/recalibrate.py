@@ -4,13 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worker.engine.config import RecalibrateConfig
-from worker.engine.data import Rows
-from worker.engine.graph.arguments import argument
+from worker.engine.data import Rows, equal_batches, run_batch
 from worker.engine.program import Program
-from worker.engine.recovery.modes import batch_norms, flags
+from worker.engine.recovery.modes import batch_norms, check_statistics, flags, statistics
 
 
 @torch.no_grad()
@@ -33,15 +31,19 @@ def recalibrate(
         rows: Inputs; targets are not read.
         seed: Chooses the rows.
         on_progress: Told batches done, of how many.
+
+    Raises:
+        DataMismatchError: The program does not run on the rows, or they give a batch norm no
+            variance.
     """
     norms = batch_norms(program.module)
     if not norms:
         return
     order = np.random.default_rng(seed).permutation(len(rows))[: config.sample_count]
-    size = min(config.batch_size, len(order))
     # Batches of equal size: the average over batches is the average over rows.
-    order = order[: len(order) // size * size]
-    buffers = [_statistics(program, norm) for norm in norms]
+    size, batches = equal_batches(program, config.batch_size, rows=len(order))
+    order = order[: batches * size]
+    buffers = [statistics(program.module, norm) for norm in norms]
     sums = [[torch.zeros_like(buffer, dtype=torch.float64) for buffer in pair] for pair in buffers]
     changes = [
         change
@@ -52,18 +54,13 @@ def recalibrate(
     count = 0
     with flags(program.module, list(changes)):
         for batch in rows.batches(program, size, order=order):
-            program.run(batch.inputs)
+            run_batch(program, batch)
             count += 1
             for pair, totals in zip(buffers, sums, strict=True):
                 for buffer, total in zip(pair, totals, strict=True):
                     total += buffer
-            on_progress(count, len(order) // size, "batches")
+            on_progress(count, batches, "batches")
     for pair, totals in zip(buffers, sums, strict=True):
         for buffer, total in zip(pair, totals, strict=True):
             buffer.copy_(total / count)
-
-
-def _statistics(program: Program, norm: torch.fx.Node) -> tuple[Tensor, Tensor]:
-    names = (str(argument(norm, name).target) for name in ("running_mean", "running_var"))
-    mean, variance = (program.module.get_buffer(name) for name in names)
-    return mean, variance
+    check_statistics(program)

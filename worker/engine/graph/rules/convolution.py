@@ -60,13 +60,13 @@ def _coupled(call: Call, weight_dims: str, **sizes: int) -> Value:
 
 @resize(*FORWARD, *TRANSPOSED)
 def fewer_groups(resizing: Resizing) -> None:
-    """Conv groups go whole, so their number shrinks as the input channels do."""
+    """Count the conv groups again: the weight says how many channels each of them has left.
+
+    Groups go whole, or each loses the same channels where all read the same ones.
+    """
     node = resizing.node
-    groups = argument(node, "groups")
-    if groups == 1:
-        return
-    source, weight = argument(node, "input"), argument(node, "weight")
-    channels = -1 - (len(resizing.before[weight]) - 2)
-    old, new = resizing.before[source][channels], resizing.after[source][channels]
-    if old != new:
-        set_argument(node, "groups", groups * new // old)
+    # The weight's second dimension is one group's inputs; its outputs in a transposed convolution.
+    shared = node if node.target in TRANSPOSED else argument(node, "input")
+    weight = resizing.after[argument(node, "weight")]
+    channels = resizing.after[shared][1 - len(weight)]
+    set_argument(node, "groups", channels // weight[1])

@@ -125,10 +125,17 @@ def resized_unflatten(resizing: Resizing) -> None:
 
 @rule(aten.expand.default)
 def expanded(call: Call) -> Value:
-    """Couple ``expand``: new dimensions and repeated ones have no channels of their own."""
+    """Couple ``expand``: what it repeats is as wide as its users need, as a mask over heads is.
+
+    Sizes that the graph computes stay.
+    """
     source, output = call.value("self"), call.output
-    lead = [1] * (len(output) - len(source.shape))
-    return Value(output, tuple(plane.reshape(*lead, *plane.shape) for plane in source.planes))
+    lead = len(output) - len(source.shape)
+    before = (*[1] * lead, *source.shape)
+    written = argument(call.node, "size")
+    free = [at for at, size in enumerate(written) if isinstance(size, int) and before[at] == 1]
+    own = [plane.reshape(*[1] * lead, *plane.shape) for plane in source.planes]
+    return Value(output, (*own, *call.labels.fresh(output, free).planes))
 
 
 @resize(aten.expand.default)

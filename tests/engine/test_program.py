@@ -1,0 +1,63 @@
+"""What a program is taken as, and what it is not taken with."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.zoo.exported import export, randomized
+from worker.engine.config import PruneConfig
+from worker.engine.errors import UnreadableModelError
+from worker.engine.graph.coupling import couple
+from worker.engine.program import Program
+from worker.engine.prune.cut import cut
+from worker.engine.prune.plan import decide
+from worker.engine.prune.verify import TOLERANCE, verify_cut
+
+
+def test_a_size_that_depends_on_values_is_refused():
+    class Chosen(nn.Module):
+        def forward(self, x):
+            return x[x > 0]
+
+    program = Program.from_exported(export(Chosen(), torch.ones(2, 3)))
+    with pytest.raises(UnreadableModelError, match="depends on the values"):
+        couple(program)
+
+
+def test_a_model_that_draws_is_verified_with_the_same_draws():
+    class Variational(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean, self.spread = nn.Linear(6, 4), nn.Linear(6, 4)
+            self.decode = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+        def forward(self, x):
+            spread = self.spread(x).exp()
+            return self.decode(self.mean(x) + torch.randn_like(spread) * spread)
+
+    coupling = couple(Program.from_exported(export(randomized(Variational()), torch.ones(2, 6))))
+    plan = decide(coupling, PruneConfig(channel_ratio=0.5), seed=0)
+    proof = verify_cut(coupling, plan.keep, cut(coupling, plan.keep), seed=0)
+    assert proof.max_relative_error <= TOLERANCE
+
+
+def test_a_table_cut_to_a_dynamic_length_stays_dynamic():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(11, 8), nn.Linear(8, 3)
+            self.register_buffer("table", torch.rand(1, 20, 8))
+
+        def forward(self, tokens):
+            return self.head(self.embed(tokens) + self.table[:, : tokens.shape[1]])
+
+    tokens, auto = torch.zeros(2, 7, dtype=torch.int64), torch.export.Dim.AUTO
+    exported = torch.export.export(
+        randomized(Positions()), (tokens,), dynamic_shapes=({0: auto, 1: auto},)
+    )
+    coupling = couple(Program.from_exported(exported))
+    plan = decide(coupling, PruneConfig(channel_ratio=0.5), seed=0)
+    pruned = cut(coupling, plan.keep)
+    verify_cut(coupling, plan.keep, pruned, seed=0)
+    with torch.no_grad():
+        assert pruned.run([tokens[:, :3].repeat(2, 1)])[0].shape == (4, 3, 3)
