@@ -3,14 +3,21 @@
 import pytest
 import torch
 
-from tests.zoo.exported import example, pattern_coupling, pattern_program
+from tests.zoo.exported import (
+    example,
+    export,
+    pattern_coupling,
+    pattern_program,
+    randomized,
+)
 from tests.zoo.patterns import PATTERNS
 from worker.engine.config import PruneConfig
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
+from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
-from worker.engine.prune.verify import TOLERANCE, verify_cut
+from worker.engine.prune.verify import LOW_PRECISION, TOLERANCE, tolerance, verify_cut
 
 NAMES = sorted(PATTERNS)
 
@@ -36,6 +43,17 @@ def test_a_pattern_is_cut_exactly_and_counts_what_the_plan_said(name, config):
     assert count(couple(pruned)) == plan.predicted
     assert plan.predicted.parameters < plan.baseline.parameters
     assert plan.predicted.macs < plan.baseline.macs
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_program_of_another_precision_is_judged_by_that(dtype):
+    module = randomized(PATTERNS["residual"].build()).to(dtype)
+    program = Program.from_exported(export(module, example(PATTERNS["residual"]).to(dtype)))
+    coupling = couple(program)
+    plan = decide(coupling, PruneConfig(scope="local", channel_ratio=0.5), seed=0)
+    proof = verify_cut(coupling, plan.keep, cut(coupling, plan.keep), seed=0)
+    assert proof.max_relative_error <= tolerance(program)
+    assert tolerance(program) == LOW_PRECISION.get(dtype, TOLERANCE)
 
 
 @pytest.mark.parametrize("name", NAMES)
