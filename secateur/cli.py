@@ -299,7 +299,7 @@ def _add_prune_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="parameters that keep their channels, such as 'head.*'; may be repeated",
+        help="parameters whose shape may not change, such as 'head.*'; may be repeated",
     )
     command.add_argument(
         "--channel-multiple", type=int, default=1, help="keep channels in multiples of this"
