@@ -92,4 +92,7 @@ def check(report: Report, test: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; what was started is being stopped.")
