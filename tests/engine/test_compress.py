@@ -138,6 +138,9 @@ def test_progress_ends_where_it_said_it_would(finished):
         "evaluating",
     ]
     assert all(0 <= done <= total for _, done, total, _ in seen)
+    units = {(stage, unit) for stage, _, _, unit in seen}
+    assert {("recovering", "batches"), ("recovering", "epochs")} <= units
+    assert {("evaluating", "batches"), ("evaluating", "rounds")} <= units
 
 
 def test_the_same_seed_gives_the_same_weights(finished, folder, tmp_path):

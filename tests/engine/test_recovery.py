@@ -15,7 +15,7 @@ from worker.engine.recovery.modes import training, training_calls
 from worker.engine.recovery.recalibrate import recalibrate
 
 
-def _nothing(done: int, total: int, unit: str) -> None:
+def _nothing(done: int, total: int) -> None:
     """Nobody watches."""
 
 
@@ -129,8 +129,8 @@ def test_the_schedule_ends_with_the_last_batch_however_many_rows_a_call_takes(
 def test_recalibration_announces_the_batches_that_a_fixed_number_of_rows_makes():
     seen = []
 
-    def watch(done: int, total: int, unit: str) -> None:
-        seen.append((done, total, unit))
+    def watch(done: int, total: int) -> None:
+        seen.append((done, total))
 
     recalibrate(
         _static(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), 3),
@@ -139,7 +139,7 @@ def test_recalibration_announces_the_batches_that_a_fixed_number_of_rows_makes()
         seed=0,
         on_progress=watch,
     )
-    assert seen == [(1, 2, "batches"), (2, 2, "batches")]
+    assert seen == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize("step", [finetune, recalibrate])

@@ -1,7 +1,7 @@
 """The pipeline: load, measure, prune, recover, save, verify, evaluate."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,21 +74,24 @@ class _Run:
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     exactness: list[Exactness] = field(default_factory=list)
+    planned: Counts | None = None
 
     def compress(self) -> dict[str, Any]:
         torch.manual_seed(self.request.seed)
         original = self.load()
         test = self.read(self.request.test, original)
         train = self.read(self.request.train, original)
-        before = self.measured(original, original, test, stage="baseline")
+        counts = count(couple(original))
+        before = self.measured(original, original, test, counts, stage="baseline")
         # A copy: what trains changes its program in place, and the original is the yardstick.
         program, after_prune = original.copy(), before
         for number, step in enumerate(self.request.recipe):
             program = self.do(step, number, program, train)
             if isinstance(step, PruneConfig):
-                after_prune = self.measured(program, original, test, stage="pruning")
+                assert self.planned is not None
+                after_prune = self.measured(program, original, test, self.planned, stage="pruning")
         saved, counts = self.saved(program)
-        after = self.measured(saved, original, test, stage="evaluating", counts=counts)
+        after = self.measured(saved, original, test, counts, stage="evaluating")
         before["file_bytes"] = self.request.model.stat().st_size
         after["file_bytes"] = self.path("model.pt2").stat().st_size
         return self.report(before, after_prune, after, self.timed(original, saved))
@@ -138,9 +141,10 @@ class _Run:
         decided = self.plan(program, config, f"plan-{number}.json" if several else "plan.json")
         with self.stage("pruning", 2, "checks") as progress:
             pruned = cut(decided.coupling, decided.keep)
-            progress(1, 2, "checks")
+            progress(1, 2)
             proof = verify_cut(decided.coupling, decided.keep, pruned, seed=self.request.seed)
             self.exactness.append(proof)
+        self.planned = decided.predicted
         return pruned
 
     def plan(self, program: Program, config: PruneConfig, name: str) -> Plan:
@@ -160,13 +164,12 @@ class _Run:
         with self.stage("verifying", 2, "checks") as progress:
             saved = Program.from_exported(load_program(self.path("model.pt2")))
             counts = count(couple(saved))
-            expected = count(couple(program))
-            if counts != expected:
+            if counts != self.planned:
                 raise CountsDifferError(
-                    f"the saved file holds {counts}, the plan says {expected}: not delivered; "
+                    f"the saved file holds {counts}, the plan says {self.planned}: not delivered; "
                     "this is a defect of the engine, report it with the model"
                 )
-            progress(1, 2, "checks")
+            progress(1, 2)
             here = outputs_on_examples(saved)
             fresh = outputs_in_fresh_process(self.path("model.pt2"), self.request.output_dir)
             if not (error := relative_error(fresh, here)) <= TOLERANCE:
@@ -181,9 +184,9 @@ class _Run:
         program: Program,
         original: Program,
         test: Rows | None,
+        counts: Counts,
         *,
         stage: str,
-        counts: Counts | None = None,
     ) -> dict[str, Any]:
         """Counts, and quality where there is test data."""
         found = None
@@ -195,9 +198,8 @@ class _Run:
                     original,
                     test,
                     batch_size=size,
-                    on_batch=lambda done, total: progress(done, total, "batches"),
+                    on_batch=progress,
                 )
-        counts = counts or count(couple(program))
         return {
             "counts": counts.as_json(),
             "file_bytes": None,
@@ -215,7 +217,7 @@ class _Run:
                 saved,
                 batch_size=self.request.evaluation.latency_batch_size,
                 rounds=rounds,
-                on_round=lambda done, total: progress(done, total, "rounds"),
+                on_round=progress,
             )
 
     def report(
@@ -257,13 +259,13 @@ class _Run:
         return report
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Any]:
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
         """Announce a stage, time it, and give a way to tell how far it is."""
         self.on_progress(name, 0, total, unit)
         start = perf_counter()
 
-        def progress(done: int, of: int, what: str) -> None:
-            self.on_progress(name, done, of, what)
+        def progress(done: int, of: int) -> None:
+            self.on_progress(name, done, of, unit)
 
         yield progress
         self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start

@@ -1,6 +1,5 @@
 """Decide what to remove: from scores and a budget to the channels that stay."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -78,7 +77,11 @@ def decide(coupling: Coupling, config: PruneConfig, *, seed: int) -> Plan:
     scores = _score(coupling, config.criterion, seed)
     baseline = count(coupling)
     choice = _Choice(coupling, scores, config)
-    keep = choice.within_macs() if config.macs is not None else choice.by_ratio()
+    if config.macs is not None:
+        keep = choice.within(config.macs, of=baseline.macs)
+    else:
+        assert config.channel_ratio is not None, "exactly one budget is given"
+        keep = choice.removing(config.channel_ratio)
     predicted = count(coupling, keep)
     warnings = [
         f"exclude: no parameter matches {pattern!r}, so it protects nothing"
@@ -112,47 +115,38 @@ class _Choice:
         self.coupling = coupling
         self.scores = scores
         self.multiple = config.channel_multiple
-        self.config = config
+        self.scope = config.scope
         # Within a group, the least important first: position 0 goes before position 1.
         self.ranks = [score.argsort(stable=True).argsort() for score in scores]
         self.order = self._global_order()
         self.position = torch.empty(coupling.channel_count, dtype=torch.int64)
         self.position[self.order] = torch.arange(len(self.order))
 
-    def by_ratio(self) -> Tensor:
-        """The plan that removes ``channel_ratio`` of the channels."""
-        assert self.config.channel_ratio is not None
-        if self.config.scope == "local":
-            return self._local(self.config.channel_ratio)
-        total = len(self.order)
-        return self._global(round(self.config.channel_ratio * total))
+    def removing(self, share: float) -> Tensor:
+        """The plan that removes this share of the channels, in [0, 1]."""
+        if self.scope == "local":
+            return self._local(share)
+        return self._global(round(share * len(self.order)))
 
-    def within_macs(self) -> Tensor:
-        """The plan that removes least and keeps at most ``macs`` of the multiply-accumulates."""
-        assert self.config.macs is not None
-        whole = count_macs(self.coupling, self.coupling.everything())
-        limit = self.config.macs * whole
+    def within(self, fraction: float, *, of: int) -> Tensor:
+        """The plan that removes least and keeps at most ``fraction`` of ``of`` MACs."""
+        limit = fraction * of
         steps = len(self.order)
-        plan: Callable[[int], Tensor]
-        if self.config.scope == "local":
-            plan = lambda removed: self._local(removed / steps)  # noqa: E731 (chosen by scope)
-        else:
-            plan = self._global
-        reached = count_macs(self.coupling, plan(steps))
+        reached = count_macs(self.coupling, self.removing(1.0))
         if reached > limit:
             raise TargetUnreachableError(
-                f"macs: at most {self.config.macs:g} of the original was asked for; with every "
-                f"dimension at its floor {reached / whole:.3f} remain; ask for more than that, "
+                f"macs: at most {fraction:g} of the original was asked for; with every "
+                f"dimension at its floor {reached / of:.3f} remain; ask for more than that, "
                 "exclude less, or use a smaller channel_multiple"
             )
         low, high = 0, steps
         while low < high:
             middle = (low + high) // 2
-            if count_macs(self.coupling, plan(middle)) <= limit:
+            if count_macs(self.coupling, self.removing(middle / steps)) <= limit:
                 high = middle
             else:
                 low = middle + 1
-        return plan(high)
+        return self.removing(high / steps)
 
     def _global_order(self) -> Tensor:
         """All channels, least important first, scores being relative to their group's mean."""

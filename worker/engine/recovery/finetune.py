@@ -20,7 +20,7 @@ def finetune(
     rows: Rows,
     *,
     seed: int,
-    on_progress: Callable[[int, int, str], None],
+    on_progress: Callable[[int, int], None],
 ) -> None:
     """Train every parameter with AdamW and a cosine schedule without restarts.
 
@@ -72,5 +72,5 @@ def finetune(
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
-            on_progress(epoch + 1, config.epochs, "epochs")
+            on_progress(epoch + 1, config.epochs)
     check_statistics(program)

@@ -18,7 +18,7 @@ def recalibrate(
     rows: Rows,
     *,
     seed: int,
-    on_progress: Callable[[int, int, str], None],
+    on_progress: Callable[[int, int], None],
 ) -> None:
     """Set each batch norm's running mean and variance to their averages over fresh batches.
 
@@ -59,7 +59,7 @@ def recalibrate(
             for pair, totals in zip(buffers, sums, strict=True):
                 for buffer, total in zip(pair, totals, strict=True):
                     total += buffer
-            on_progress(count, batches, "batches")
+            on_progress(count, batches)
     for pair, totals in zip(buffers, sums, strict=True):
         for buffer, total in zip(pair, totals, strict=True):
             buffer.copy_(total / count)
