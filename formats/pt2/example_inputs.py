@@ -33,6 +33,8 @@ _OTHER_MEMBERS = re.compile(
     r"\.data/serialization_id)"
 )
 
+_MARKS = re.compile(r"_(?:specialize_on|dynamo_[a-z_]{1,40})")
+
 _ITEMSIZES = {
     "torch BoolStorage": 1,
     "torch ByteStorage": 1,
@@ -232,7 +234,7 @@ def _check_protocol(_: _Machine, protocol: int) -> None:
 
 
 def _push_global(machine: _Machine, name: str) -> None:
-    if name not in _ITEMSIZES and name not in _DTYPES and name not in _CALLS:
+    if not any(name in known for known in (_ITEMSIZES, _DTYPES, _CALLS, _NAMED)):
         raise Finding(f"the pickle names {shown(name.replace(' ', '.'))}, which no tensor needs")
     machine.stack.append(_Global(name))
 
@@ -285,6 +287,25 @@ def _rebuild_tensor(
 
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MAX_INTEGER
+
+
+def _rebuild_from_type(function: Any, kind: Any, arguments: Any, marks: Any) -> ExampleTensor:
+    """A tensor that wears Python attributes: ``torch.export`` marks dynamic dimensions that way."""
+    is_plain = (
+        isinstance(function, _Global)
+        and function.name in _REBUILDS
+        and kind == _Global("torch Tensor")
+        and isinstance(arguments, tuple)
+        and isinstance(marks, dict)
+    )
+    if not is_plain:
+        raise Finding("a tensor of a class of its own")
+    for name in marks:
+        if not isinstance(name, str) or not _MARKS.fullmatch(name):
+            raise Finding(f"a tensor with the attribute {shown(name)}")
+    _leaves(marks)
+    assert isinstance(function, _Global)
+    return _REBUILDS[function.name](*arguments)
 
 
 def _rebuild_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> ExampleTensor:
@@ -359,10 +380,16 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda machine, _: _push(machine, tuple(machine.last_operands(3))),
 }
 # What may be called: the name as pickle writes it, and what stands for the result here.
-_CALLS: dict[str, Callable[..., Any]] = {
-    "collections OrderedDict": _empty,
-    "torch Size": _size,
-    "torch._utils _rebuild_parameter": _rebuild_parameter,
+_REBUILDS: dict[str, Callable[..., ExampleTensor]] = {
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils _rebuild_tensor_v3": _rebuild_tensor,
 }
+_CALLS: dict[str, Callable[..., Any]] = {
+    "collections OrderedDict": _empty,
+    "torch Size": _size,
+    "torch._tensor _rebuild_from_type_v2": _rebuild_from_type,
+    "torch._utils _rebuild_parameter": _rebuild_parameter,
+    **_REBUILDS,
+}
+# What may be named besides, and never called.
+_NAMED = frozenset(("torch Tensor",))

@@ -3,7 +3,8 @@
 ``torch.utils._pytree.treespec_loads`` imports any module that such a text names: for the default
 factory of a ``defaultdict``, and for anything that says ``__enum__``. Here a structure is made of
 tuples, lists and dictionaries of plain keys; what comes out is written anew from what was
-understood.
+understood. A class of the user's own among the outputs, as models of transformers return them,
+becomes a dictionary with the names of its fields.
 """
 
 import json
@@ -53,13 +54,13 @@ def check_in_spec(text: str) -> str:
 
 def check_out_spec(text: str) -> str:
     """Check the structure of a module's outputs."""
-    return json.dumps((_PROTOCOL, _read(text)))
+    return json.dumps((_PROTOCOL, _read(text, classes=True)))
 
 
-def _read(text: str) -> dict[str, Any]:
+def _read(text: str, *, classes: bool = False) -> dict[str, Any]:
     match _parsed(text):
         case [1, tree]:
-            return _checked(tree)
+            return _checked(tree, classes=classes)
         case _:
             raise Finding(f"{shown(text)} is no structure of inputs or outputs")
 
@@ -71,17 +72,37 @@ def _parsed(text: str) -> Any:
         raise Finding(f"structure {shown(text)}: {error}") from None
 
 
-def _checked(node: Any) -> dict[str, Any]:
+def _checked(node: Any, *, classes: bool) -> dict[str, Any]:
     if not isinstance(node, dict) or node.keys() != _NODE_KEYS:
         raise Finding(f"{shown(node)} is no part of a structure")
     children = node["children_spec"]
     if not isinstance(children, list):
         raise Finding("a structure whose parts are no list")
+    kind, context = node["type"], node["context"]
+    if classes and (names := _field_names(kind, context)) is not None:
+        kind, context = "builtins.dict", json.dumps(names)
     return {
-        "type": node["type"],
-        "context": _checked_context(node["type"], node["context"], len(children)),
-        "children_spec": [_checked(child) for child in children],
+        "type": kind,
+        "context": _checked_context(kind, context, len(children)),
+        "children_spec": [_checked(child, classes=classes) for child in children],
     }
+
+
+def _field_names(kind: Any, context: Any) -> list[str] | None:
+    """What a class that is not known here calls its parts, if it says so.
+
+    A class of transformers lists them; a dataclass has a second list, of those that are None.
+    """
+    if not isinstance(kind, str) or kind in _SEQUENCES | _MAPPINGS or not isinstance(context, str):
+        return None
+    match _parsed(context):
+        case [list() as names, list()]:
+            pass
+        case list() as names:
+            pass
+        case _:
+            return None
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def _checked_context(kind: Any, context: Any, child_count: int) -> str | None:

@@ -203,17 +203,28 @@ def test_schema_of_another_major_version_is_refused(major, members, refusal):
     assert isinstance(refusal(), UnsafeFile)
 
 
-def test_namedtuple_among_the_outputs_is_unsupported_and_not_called_unsafe(members, refusal):
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [
+        ("collections.namedtuple", '"Pair"'),
+        ("builtins.exec", "null"),
+        ("torch.hub.load", '[["a"], ["b"], ["c"]]'),
+        ("transformers.ModelOutput", '[{"__enum__": true, "fqn": "os.system"}]'),
+        ("transformers.ModelOutput", '["a", "a"]'),
+        ("transformers.ModelOutput", '["a"]'),
+    ],
+)
+def test_class_among_the_outputs_without_a_name_for_each_part_is_refused(
+    kind, context, members, refusal
+):
     def change(document):
         signature = document["graph_module"]["module_call_graph"][0]["signature"]
         signature["out_spec"] = json.dumps(
-            [1, {"type": "transformers.ModelOutput", "context": "[]", "children_spec": []}]
+            [1, {"type": kind, "context": context, "children_spec": []}]
         )
 
     edit_json(members, PROGRAM, change)
-    error = refusal()
-    assert isinstance(error, UnsupportedProgram)
-    assert "dictionaries" in str(error)
+    assert isinstance(refusal(), UnsafeFile | UnsupportedProgram)
 
 
 def test_notes_beside_the_nodes_do_not_reach_torch(members, tmp_path):
@@ -425,6 +436,33 @@ def test_example_tensor_that_reaches_beyond_its_storage_is_refused(members, refu
         instructions.replace(size, b"K\x63\x85"), data__0=struct.pack("<7f", *[1.0] * 7)
     )
     assert "99" in str(refusal()) or "396" in str(refusal())
+
+
+class OfItsOwn(torch.Tensor):
+    """A subclass: torch would import it by its name."""
+
+
+def marked(name, value, kind=torch.Tensor):
+    tensor = torch.ones(1).as_subclass(kind)
+    setattr(tensor, name, value)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        marked("shadow", 1),
+        marked("_dynamo_hook", print),
+        marked("_specialize_on", {0: [torch.nn.Linear]}),
+        marked("_dynamo_x", 1, OfItsOwn),
+    ],
+    ids=["another_name", "a_function", "a_class", "a_subclass"],
+)
+def test_tensor_that_wears_more_than_the_exporters_marks_is_refused(tensor, members, refusal):
+    buffer = io.BytesIO()
+    torch.save(((tensor,), {}), buffer)
+    members[EXAMPLES] = buffer.getvalue()
+    assert isinstance(refusal(), UnsafeFile)
 
 
 def read_members_of(buffer):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -286,3 +287,44 @@ def test_checks_bring_neither_torch_nor_numpy_into_the_process():
         "sys.exit(1 if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@dataclass
+class Answer:
+    """An output of a class of its own; the second field stays empty."""
+
+    logits: torch.Tensor
+    states: torch.Tensor | None = None
+
+
+class Answering(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4)
+
+    def forward(self, x):
+        return Answer(self.layer(x))
+
+
+def test_output_of_a_class_becomes_a_dictionary(tmp_path):
+    torch.export.register_dataclass(Answer, serialized_type_name="tests.Answer")
+    x = torch.randn(2, 3)
+    module = Answering().eval()
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(module, (x,)), path)
+    found = load_program(path).module()(x)
+    assert found.keys() == {"logits"}
+    assert torch.equal(found["logits"], module(x).logits)
+
+
+def test_example_inputs_that_the_exporter_marked_as_dynamic_are_taken(tmp_path):
+    x = torch.randn(2, 3)
+    program = torch.export.export(
+        torch.nn.Linear(3, 4), (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    assert x.__dict__, "the exporter no longer marks its inputs: this test shows nothing"
+    path = tmp_path / "model.pt2"
+    torch.export.save(program, path)
+    ((loaded,), _) = load_program(path).example_inputs
+    assert torch.equal(loaded, x)
+    assert not loaded.__dict__
