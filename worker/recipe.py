@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateur.spec import FinetuneStep, PruneStep, RecalibrateStep, Step
+from secateur.spec import ApplyPlanStep, FinetuneStep, PruneStep, RecalibrateStep, Step
 from worker.engine.config import (
+    ApplyPlanConfig,
     EvaluationConfig,
     FinetuneConfig,
+    GroupConfig,
     PruneConfig,
     RecalibrateConfig,
     Request,
@@ -22,8 +24,21 @@ def _prune(step: PruneStep) -> PruneConfig:
         scope=step.scope.value,
         channel_ratio=step.budget.channel_ratio,
         macs=step.budget.macs,
+        granularity=step.granularity.value,
         exclude=step.exclude,
         channel_multiple=step.channel_multiple,
+    )
+
+
+def _apply_plan(step: ApplyPlanStep) -> ApplyPlanConfig:
+    return ApplyPlanConfig(
+        model_sha256=step.plan.model_sha256,
+        groups=tuple(
+            GroupConfig(group.id, group.keep, group.channel_count)
+            for group in step.plan.channel_groups
+        ),
+        granularity=step.plan.granularity.value,
+        exclude=step.plan.exclude,
     )
 
 
@@ -42,6 +57,7 @@ def _finetune(step: FinetuneStep) -> FinetuneConfig:
 
 BUILDERS: Mapping[type[Step], Callable[[Any], StepConfig]] = {
     PruneStep: _prune,
+    ApplyPlanStep: _apply_plan,
     RecalibrateStep: _recalibrate,
     FinetuneStep: _finetune,
 }

@@ -13,8 +13,10 @@ from torch import nn
 from tests.zoo.exported import export
 from worker.engine.compress import compress, make_plan
 from worker.engine.config import (
+    ApplyPlanConfig,
     EvaluationConfig,
     FinetuneConfig,
+    GroupConfig,
     PruneConfig,
     RecalibrateConfig,
     Request,
@@ -182,6 +184,39 @@ def test_two_prune_steps_leave_two_plans(folder, tmp_path):
     steps = (PruneConfig(channel_ratio=0.2), PruneConfig(channel_ratio=0.2))
     compress(_request(folder, tmp_path, *steps), on_progress=_silent)
     assert {path.name for path in tmp_path.glob("plan*")} == {"plan-0.json", "plan-1.json"}
+
+
+def _given(plan: dict) -> ApplyPlanConfig:
+    groups = tuple(GroupConfig(g["id"], tuple(g["keep"])) for g in plan["channel_groups"])
+    return ApplyPlanConfig(plan["model_sha256"], groups, exclude=tuple(plan["exclude"]))
+
+
+@pytest.mark.parametrize("exclude", [(), ("conv.*",)])
+def test_a_plan_that_is_sent_back_makes_the_same_weights(folder, tmp_path, exclude):
+    outputs = [tmp_path / "decided", tmp_path / "given"]
+    for output in outputs:
+        output.mkdir()
+    asked = PruneConfig(channel_ratio=0.4, exclude=exclude)
+    compress(_request(folder, outputs[0], asked), on_progress=_silent)
+    decided = json.loads((outputs[0] / "plan.json").read_text())
+    report = compress(_request(folder, outputs[1], _given(decided)), on_progress=_silent)
+    taken = json.loads((outputs[1] / "plan.json").read_text())
+    assert [g["keep"] for g in taken["channel_groups"]] == [
+        g["keep"] for g in decided["channel_groups"]
+    ]
+    assert taken["exclude"] == list(exclude)
+    assert report["after_recovery"]["counts"] == taken["predicted"] == decided["predicted"]
+    name = "model.safetensors"
+    assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
+
+
+def test_plans_of_two_steps_are_applied_in_turn(folder, tmp_path):
+    steps = (PruneConfig(channel_ratio=0.2), PruneConfig(channel_ratio=0.2))
+    first = compress(_request(folder, tmp_path, *steps), on_progress=_silent)
+    plans = [json.loads((tmp_path / f"plan-{n}.json").read_text()) for n in (0, 1)]
+    steps = tuple(_given(plan) for plan in plans)
+    again = compress(_request(folder, tmp_path, *steps), on_progress=_silent)
+    assert again["after_recovery"]["counts"] == first["after_recovery"]["counts"]
 
 
 def _fails(folder: Path, output: Path, *steps, **fields) -> EngineError:

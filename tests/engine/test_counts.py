@@ -3,14 +3,16 @@
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.zoo.exported import example, pattern_coupling, pattern_program
+from tests.zoo.exported import examples, pattern_coupling, pattern_program
 from tests.zoo.patterns import PATTERNS
 from worker.engine.graph.counts import count
 
-# torch's counter knows no fused recurrent operator; they are counted by hand below.
-COUNTABLE = sorted(set(PATTERNS) - {"recurrent_stack", "plain_recurrence"})
+# torch's counter knows no fused recurrent operator, no mv and no bilinear: by hand below.
+BY_HAND = {"recurrent_stack", "plain_recurrence", "spectral_normalized", "bilinear_layer"}
+COUNTABLE = sorted(set(PATTERNS) - BY_HAND)
 
 
 @pytest.mark.parametrize("name", COUNTABLE)
@@ -19,7 +21,7 @@ def test_macs_are_half_of_the_flops_that_torch_counts(name):
     # The fused kernel of the CPU has no entry in torch's table; written out, attention has.
     plain = sdpa_kernel(SDPBackend.MATH)
     with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
-        program.run([example(PATTERNS[name])])
+        program.run(pytree.tree_leaves(examples(PATTERNS[name])))
     assert count(pattern_coupling(name)).macs * 2 == counter.get_total_flops()
 
 
@@ -30,6 +32,15 @@ def test_macs_of_recurrent_layers_are_their_matrices_at_every_step():
     head = 6 * 3
     expected = rows * (steps * (lstm + gru) + head)
     assert count(pattern_coupling("recurrent_stack")).macs == expected
+
+
+def test_macs_of_vectors_and_of_two_inputs_at_once_are_counted():
+    rows = 2
+    stem, head = 6 * 8, 8 * 3
+    # The singular value: u^T (W v), once for all rows.
+    assert count(pattern_coupling("spectral_normalized")).macs == rows * (stem + head) + 6 * 8 + 8
+    inputs = 6 * 8 + 6 * 4
+    assert count(pattern_coupling("bilinear_layer")).macs == rows * (inputs + 3 * (8 * 4 + 4))
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))

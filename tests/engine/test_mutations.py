@@ -67,13 +67,21 @@ MUTANTS = {
             "n c *, d, c, c, c -> n c *", "input", "weight", "bias", "running_mean", "running_var"
         ),
     ),
-    "a mean lets go of what it averages": (
-        _case(aten.mean.dim),
+    "a maximum lets go of what it looks through": (
+        _case(aten.amin.default),
         _equation("m n -> m", "self"),
     ),
     "a softmax lets go of what it runs over": (
         _case(aten.softmax.int),
         _equation("m n -> m n", "self"),
+    ),
+    "a look-up takes any place for every place": (
+        _case(aten.gather.default),
+        _equation("m n, m k -> m k", "self", "index"),
+    ),
+    "a cell lets go of a gate's row": (
+        _case(aten.gru_cell.default),
+        _equation("n i, n h, r i, r h, r, r -> n h", "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh"),
     ),
     "a group norm loses single channels": (
         _case(aten.group_norm.default),
@@ -100,6 +108,9 @@ def test_a_wrong_rule_is_noticed(name, monkeypatch):
         aten.scaled_dot_product_attention.default,
         aten.zeros.default,
         aten.unflatten.int,
+        aten.expand.default,
+        aten.group_norm.default,
+        aten.index_select.default,
     ],
     ids=str,
 )

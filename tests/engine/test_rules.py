@@ -2,6 +2,7 @@
 
 import warnings
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,17 @@ from torch.utils import _pytree as pytree
 
 from tests.zoo.operators import CASES, Case, OneCall
 from worker.engine.graph.coupling import Coupling, channels_of, kept_along
-from worker.engine.graph.propagate import Propagation, _Walk
+from worker.engine.graph.propagate import _Walk
 from worker.engine.graph.registry import RULES
+from worker.engine.graph.rules.pointwise import is_pointwise
+from worker.engine.graph.rules.refused import REASONS
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut_module
 from worker.engine.prune.silence import SilencedProgram
 from worker.engine.prune.verify import TOLERANCE, relative_error
+
+SEEN = Path(__file__).parents[1] / "zoo" / "operators_seen.txt"
+"""The operators that exports of well-known architectures use."""
 
 
 def analyzed(case: Case) -> Coupling:
@@ -29,9 +35,7 @@ def analyzed(case: Case) -> Coupling:
     for node in program.graph.nodes:
         if node.op != "output":
             walk.visit(node)
-    roots = walk.settle()
-    found = Propagation(walk.values, walk.parameters, roots, walk.frozen, walk.normalized)
-    return channels_of(program, found)
+    return channels_of(program, walk.found())
 
 
 @cache
@@ -91,5 +95,21 @@ def test_a_rule_finds_all_the_channels_that_there_are(case):
 
 def test_every_rule_has_a_case():
     # A size is a number, no tensor: every pattern with a recurrent layer reads one.
-    covered = {case.operator for case in CASES} | {torch.ops.aten.sym_size.int}
-    assert set(RULES) == covered & set(RULES)
+    numbers = {torch.ops.aten.sym_size.int, torch.ops.aten._assert_scalar.default}
+    covered = {case.operator for case in CASES} | numbers
+    assert set(RULES) - set(REASONS) == covered & set(RULES)
+
+
+def test_every_operator_of_the_field_has_a_rule_or_a_reason():
+    """Of 199 exported architectures of three libraries: 168 operators, all of them known."""
+    unknown = [
+        name
+        for name in SEEN.read_text().split()
+        if (operator := _operator(name)) not in RULES and not is_pointwise(operator)
+    ]
+    assert unknown == []
+
+
+def _operator(name: str) -> object:
+    namespace, operator, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), operator), overload)

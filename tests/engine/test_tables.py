@@ -4,7 +4,7 @@ from typing import get_args
 
 from secateur.capabilities import CRITERIA as DECLARED_CRITERIA
 from secateur.capabilities import STEPS
-from secateur.spec import Criterion, PruneStep, Scope, Step
+from secateur.spec import Criterion, Granularity, PruneStep, Scope, Step
 from worker.engine.config import PruneConfig, StepConfig
 from worker.engine.criteria import CRITERIA
 from worker.recipe import BUILDERS
@@ -29,3 +29,4 @@ def test_defaults_are_the_same_on_both_sides():
     )
     assert built == PruneConfig(macs=0.5)
     assert {scope.value for scope in Scope} == {"local", "global"}
+    assert {each.value for each in Granularity} == {"channels", "heads", "head_dim", "layers"}

@@ -20,15 +20,18 @@ HERE = __name__
 def plan(warnings: list[str]) -> dict[str, Any]:
     counts = {"parameters": 1, "macs": 1, "size_bytes": 4}
     return {
-        "format_version": 1,
+        "format_version": 2,
         "model_sha256": "0" * 64,
         "criterion": "magnitude",
         "scope": "global",
+        "granularity": "channels",
         "budget": {"channel_ratio": 0.5, "macs": None},
+        "exclude": [],
         "seed": 0,
         "baseline": counts,
         "predicted": counts,
         "channel_groups": [],
+        "sizes": [],
         "frozen": [],
         "warnings": warnings,
     }

@@ -14,7 +14,13 @@ from secateur.jobs import JobKind
 from secateur.messages import RUN_JOB
 from secateur.spec import JobSpec, Step
 from worker.app import make_app
-from worker.engine.config import FinetuneConfig, PruneConfig, RecalibrateConfig
+from worker.engine.config import (
+    ApplyPlanConfig,
+    FinetuneConfig,
+    GroupConfig,
+    PruneConfig,
+    RecalibrateConfig,
+)
 from worker.engine.errors import EngineError
 from worker.failures import failure_of
 from worker.functions import FUNCTIONS
@@ -107,8 +113,22 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                     "budget": {"macs": 0.25},
                     "criterion": "random",
                     "scope": "local",
+                    "granularity": "heads",
                     "exclude": ["head.*"],
                     "channel_multiple": 8,
+                },
+                {
+                    "step": "apply_plan",
+                    "plan": {
+                        "format_version": 2,
+                        "model_sha256": "3" * 64,
+                        "granularity": "head_dim",
+                        "exclude": ["tail.*"],
+                        "channel_groups": [
+                            {"id": "g0", "keep": [2, 1], "channel_count": 3},
+                            {"id": "g4", "keep": []},
+                        ],
+                    },
                 },
                 {"step": "recalibrate", "sample_count": 3, "batch_size": 4},
                 {
@@ -139,7 +159,18 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
     request = request_of(order, output_dir=tmp_path, device="cpu")
     assert request.recipe == (
         PruneConfig(
-            criterion="random", scope="local", macs=0.25, exclude=("head.*",), channel_multiple=8
+            criterion="random",
+            scope="local",
+            macs=0.25,
+            granularity="heads",
+            exclude=("head.*",),
+            channel_multiple=8,
+        ),
+        ApplyPlanConfig(
+            model_sha256="3" * 64,
+            groups=(GroupConfig("g0", (1, 2), 3), GroupConfig("g4", ())),
+            granularity="head_dim",
+            exclude=("tail.*",),
         ),
         RecalibrateConfig(sample_count=3, batch_size=4),
         FinetuneConfig(epochs=5, learning_rate=0.5, weight_decay=0.25, batch_size=6),

@@ -2,10 +2,12 @@
 
 import warnings
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
 
 from tests.zoo.patterns import PATTERNS, Pattern
 from worker.engine.graph.coupling import Coupling, couple
@@ -13,10 +15,19 @@ from worker.engine.program import Program
 
 
 def example(pattern: Pattern, rows: int = 2) -> torch.Tensor:
+    """The input of a pattern that takes one tensor."""
+    (made,) = examples(pattern, rows)
+    return made
+
+
+def examples(pattern: Pattern, rows: int = 2) -> tuple[Any, ...]:
+    """The arguments of a pattern's module."""
     generator = torch.Generator().manual_seed(rows)
+    if pattern.inputs is not None:
+        return pattern.inputs(rows, generator)
     if pattern.takes_tokens:
-        return torch.randint(11, (rows, *pattern.input_shape), generator=generator)
-    return torch.randn(rows, *pattern.input_shape, generator=generator)
+        return (torch.randint(11, (rows, *pattern.input_shape), generator=generator),)
+    return (torch.randn(rows, *pattern.input_shape, generator=generator),)
 
 
 def randomized(module: nn.Module) -> nn.Module:
@@ -29,22 +40,28 @@ def randomized(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def export(module: nn.Module, *inputs: torch.Tensor) -> ExportedProgram:
-    """Export with a dynamic batch."""
-    batch = Dim("batch", min=1, max=512)
+def export(
+    module: nn.Module, *inputs: Any, dynamic_dims: tuple[int, ...] = (0,)
+) -> ExportedProgram:
+    """Export with a dynamic batch, and with more dynamic dimensions if need be."""
+    bounds = {0: Dim("batch", min=1, max=512), 1: Dim("length", min=2, max=32)}
+    dynamic = {dim: bounds[dim] for dim in dynamic_dims}
     with warnings.catch_warnings():
         # torch 2.13 warns of the flat weights that its own nn.LSTM sets while it is exported.
         warnings.filterwarnings(
             "ignore", message=".*were assigned during export", category=UserWarning
         )
-        return torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+        shapes = pytree.tree_map(lambda _: dynamic, inputs)
+        return torch.export.export(module, inputs, dynamic_shapes=shapes)
 
 
 @cache
 def pattern_program(name: str) -> Program:
     pattern = PATTERNS[name]
     torch.manual_seed(0)
-    return Program.from_exported(export(randomized(pattern.build()), example(pattern)))
+    module = randomized(pattern.build())
+    dims = pattern.dynamic_dims
+    return Program.from_exported(export(module, *examples(pattern), dynamic_dims=dims))
 
 
 @cache

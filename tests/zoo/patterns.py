@@ -5,10 +5,13 @@ Each must be pruned, run, and be exact. ``input_shape`` has no batch: the tests 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
+
+from tests.zoo import attentions, compositions, layers, movements
 
 
 class Residual(nn.Module):
@@ -329,12 +332,18 @@ class PaddedTokens(nn.Module):
 
 @dataclass(frozen=True)
 class Pattern:
-    """A module, what it takes, and whether a normalization runs over a dimension it may lose."""
+    """A module, what it takes, and whether a normalization runs over a dimension it may lose.
+
+    ``inputs`` makes the arguments of a module that takes more than one tensor, for a number of
+    rows. ``dynamic_dims`` are dynamic in every input.
+    """
 
     build: Callable[[], nn.Module]
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...] = ()
     is_exempt: bool = False
     takes_tokens: bool = False
+    inputs: Callable[[int, Generator], tuple[Any, ...]] | None = None
+    dynamic_dims: tuple[int, ...] = (0,)
 
 
 def mlp() -> nn.Module:
@@ -346,6 +355,28 @@ def mlp() -> nn.Module:
 def post_norm_encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
     return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+
+def two_texts(rows: int, generator: Generator) -> tuple[Any, ...]:
+    return tuple(torch.randint(11, (rows, t), generator=generator) for t in (6, 4))
+
+
+def user_and_item(rows: int, generator: Generator) -> tuple[Any, ...]:
+    return tuple(torch.randn(rows, width, generator=generator) for width in (6, 5))
+
+
+def image_and_numbers(rows: int, generator: Generator) -> tuple[Any, ...]:
+    image = torch.randn(rows, 3, 6, 6, generator=generator)
+    return image, torch.randn(rows, 4, generator=generator)
+
+
+def nested(rows: int, generator: Generator) -> tuple[Any, ...]:
+    words = {
+        "tokens": torch.randint(11, (rows, 6), generator=generator),
+        "mask": torch.randint(2, (rows, 6), generator=generator).float(),
+    }
+    numbers = tuple(torch.randn(rows, width, generator=generator) for width in (4, 3))
+    return words, numbers
 
 
 PATTERNS: dict[str, Pattern] = {
@@ -372,4 +403,57 @@ PATTERNS: dict[str, Pattern] = {
     "post_norm_encoder": Pattern(post_norm_encoder, (7, 16)),
     "padded_tokens": Pattern(PaddedTokens, (7,), is_exempt=True, takes_tokens=True),
     "manual_attention": Pattern(ManualAttention, (7,), takes_tokens=True),
+    "convolution_1d": Pattern(layers.Convolution1d, (3, 8)),
+    "convolution_3d": Pattern(layers.Convolution3d, (2, 4, 4, 4)),
+    "grouped_transposed": Pattern(layers.GroupedTransposed, (3, 6, 6)),
+    "einsum_layer": Pattern(layers.EinsumLayer, (7, 6)),
+    "added_products": Pattern(layers.AddedProducts, (6,)),
+    "instance_normalized": Pattern(layers.InstanceNormalized, (3, 6, 6)),
+    "fused_rms_norm": Pattern(layers.FusedRmsNorm, (6,), is_exempt=True),
+    "written_rms_norm": Pattern(layers.WrittenRmsNorm, (6,), is_exempt=True),
+    "projected_recurrence": Pattern(layers.ProjectedRecurrence, (7, 5)),
+    "unrolled_lstm": Pattern(layers.UnrolledLstm, (3, 5)),
+    "unrolled_gru": Pattern(layers.UnrolledGru, (3, 5)),
+    "tied_vocabulary": Pattern(layers.TiedVocabulary, (7,), takes_tokens=True),
+    "normalized_weights": Pattern(layers.NormalizedWeights, (6,), is_exempt=True),
+    "interpolated": Pattern(layers.Interpolated, (3, 4, 4)),
+    "averaged_weights": Pattern(attentions.AveragedWeights, (7, 12), is_exempt=True),
+    "grouped_queries": Pattern(attentions.GroupedQueries, (7, 5)),
+    "repeated_keys": Pattern(attentions.RepeatedKeys, (7, 5)),
+    "window_attention": Pattern(attentions.WindowAttention, (4, 4, 3)),
+    "rotary_halves": Pattern(attentions.RotaryHalves, (7, 5)),
+    "rotary_pairs": Pattern(attentions.RotaryPairs, (7, 5)),
+    "temperature": Pattern(attentions.Temperature, (7, 5)),
+    "linear_biases": Pattern(attentions.LinearBiases, (7, 5)),
+    "folded_heads": Pattern(attentions.FoldedHeads, (7, 5)),
+    "cross_attention": Pattern(attentions.CrossAttention, inputs=two_texts),
+    "any_length": Pattern(attentions.AnyLength, (7,), takes_tokens=True, dynamic_dims=(0, 1)),
+    "padded_channels": Pattern(movements.PaddedChannels, (3, 6, 6)),
+    "padded_planes": Pattern(movements.PaddedPlanes, (3, 6, 6)),
+    "pixels_to_channels": Pattern(movements.PixelsToChannels, (3, 6, 6)),
+    "shuffled_by_stack": Pattern(movements.ShuffledByStack, (3, 6, 6)),
+    "folded_patches": Pattern(movements.FoldedPatches, (3, 6, 6)),
+    "permuted": Pattern(movements.Permuted, (3, 6, 6)),
+    "gathered": Pattern(movements.Gathered, (7, 5)),
+    "masked": Pattern(movements.Masked, (7, 5)),
+    "unequal_parts": Pattern(movements.UnequalParts, (6,)),
+    "flipped": Pattern(movements.Flipped, (7, 5)),
+    "repeated": Pattern(movements.Repeated, (6,)),
+    "computed_sizes": Pattern(movements.ComputedSizes, (7, 5)),
+    "einsum_excite": Pattern(compositions.EinsumExcite, (3, 8, 8)),
+    "mixer": Pattern(compositions.Mixer, (7, 5)),
+    "padded_blocks": Pattern(compositions.PaddedBlocks, (3, 8, 8)),
+    "ensemble": Pattern(compositions.Ensemble, (6,)),
+    "two_towers": Pattern(compositions.TwoTowers, inputs=user_and_item),
+    "several_outputs": Pattern(compositions.SeveralOutputs, inputs=image_and_numbers),
+    "nested_inputs": Pattern(compositions.NestedInputs, inputs=nested),
+    "attention_module": Pattern(attentions.AttentionModule, (7, 5)),
+    "standardized_by_batch_norm": Pattern(
+        layers.StandardizedByBatchNorm, (3, 6, 6), is_exempt=True
+    ),
+    "standardized_by_hand": Pattern(layers.StandardizedByHand, (3, 6, 6), is_exempt=True),
+    "spectral_normalized": Pattern(layers.SpectralNormalized, (6,)),
+    "bilinear_layer": Pattern(layers.BilinearLayer, (6,)),
+    "cosine_scores": Pattern(compositions.CosineScores, (6,)),
+    "outer_product": Pattern(compositions.OuterProduct, (6,)),
 }

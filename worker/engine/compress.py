@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from worker.engine.config import (
+    ApplyPlanConfig,
     FinetuneConfig,
     OnProgress,
     PruneConfig,
+    PruningConfig,
     RecalibrateConfig,
     Request,
     StepConfig,
@@ -22,18 +24,21 @@ from worker.engine.data import Rows
 from worker.engine.errors import (
     BaselineError,
     CountsDifferError,
+    NothingToPruneError,
     OutputsDifferError,
-    UnreadableModelError,
+    TrainingModeError,
 )
 from worker.engine.graph.counts import Counts, count
 from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
 from worker.engine.measure.latency import Latency, latency
 from worker.engine.measure.quality import quality
-from worker.engine.program import Program
+from worker.engine.program import Program, attribute
 from worker.engine.prune.cut import cut
+from worker.engine.prune.given import given
 from worker.engine.prune.plan import Plan, decide
 from worker.engine.prune.verify import TOLERANCE, Exactness, relative_error, verify_cut
+from worker.engine.quantized import check_not_quantized
 from worker.engine.recovery.finetune import finetune
 from worker.engine.recovery.modes import training_calls
 from worker.engine.recovery.recalibrate import recalibrate
@@ -46,8 +51,8 @@ FORMAT_VERSION = 1
 def compress(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
     """Do the whole recipe, and prove it.
 
-    Writes ``model.pt2``, ``model.safetensors``, a plan for each prune step and ``report.json``
-    into ``request.output_dir``.
+    Writes ``model.pt2``, ``model.safetensors``, a plan for each step that removes channels and
+    ``report.json`` into ``request.output_dir``.
 
     Returns:
         The report: what was measured on the file as saved.
@@ -87,7 +92,7 @@ class _Run:
         program, after_prune = original.copy(), before
         for number, step in enumerate(self.request.recipe):
             program = self.do(step, number, program, train)
-            if isinstance(step, PruneConfig):
+            if isinstance(step, PruningConfig):
                 assert self.planned is not None
                 after_prune = self.measured(program, original, test, self.planned, stage="pruning")
         saved, counts = self.saved(program)
@@ -100,10 +105,16 @@ class _Run:
         with self.stage("loading", 1, "files"):
             program = Program.from_exported(load_program(self.request.model))
             if calls := training_calls(program.module):
-                raise UnreadableModelError(
+                raise TrainingModeError(
                     f"the model was exported for training ({calls[0].target}, node "
                     f"{calls[0].name!r}), so that its outputs depend on chance or on the other "
                     "rows of a batch: call model.eval() and export it again"
+                )
+            check_not_quantized(program)
+            if not _reads_parameters(program):
+                raise NothingToPruneError(
+                    "there are no parameters that the outputs are computed from: a model needs at "
+                    "least one inner layer, such as two linear layers in a row"
                 )
             program = program.to(self.request.device)
             with torch.no_grad():
@@ -124,7 +135,7 @@ class _Run:
     def do(self, step: StepConfig, number: int, program: Program, train: Rows | None) -> Program:
         """One step of the recipe. What trains changes the program in place."""
         match step:
-            case PruneConfig():
+            case PruneConfig() | ApplyPlanConfig():
                 return self.prune(program, step, number)
             case RecalibrateConfig():
                 assert train is not None, "the recipe was checked before"
@@ -136,8 +147,8 @@ class _Run:
                     finetune(program, step, train, seed=self.request.seed, on_progress=progress)
         return program
 
-    def prune(self, program: Program, config: PruneConfig, number: int) -> Program:
-        several = sum(isinstance(step, PruneConfig) for step in self.request.recipe) > 1
+    def prune(self, program: Program, config: PruningConfig, number: int) -> Program:
+        several = sum(isinstance(step, PruningConfig) for step in self.request.recipe) > 1
         decided = self.plan(program, config, f"plan-{number}.json" if several else "plan.json")
         with self.stage("pruning", 2, "checks") as progress:
             pruned = cut(decided.coupling, decided.keep)
@@ -147,14 +158,19 @@ class _Run:
         self.planned = decided.predicted
         return pruned
 
-    def plan(self, program: Program, config: PruneConfig, name: str) -> Plan:
+    def plan(self, program: Program, config: PruningConfig, name: str) -> Plan:
         with self.stage("scoring", 1, "models"):
-            decided = decide(
-                couple(program, exclude=config.exclude), config, seed=self.request.seed
-            )
+            decided = self.decided(program, config)
             self.write(name, decided.as_json(self.request.model_sha256))
         self.warnings += decided.warnings
         return decided
+
+    def decided(self, program: Program, config: PruningConfig) -> Plan:
+        coupling = couple(program, exclude=config.exclude, granularity=config.granularity)
+        seed = self.request.seed
+        if isinstance(config, PruneConfig):
+            return decide(coupling, config, seed=seed)
+        return given(coupling, config, model_sha256=self.request.model_sha256, seed=seed)
 
     def saved(self, program: Program) -> tuple[Program, Counts]:
         """Save the program; give back what the file holds, proved to stand alone."""
@@ -275,6 +291,16 @@ class _Run:
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         self.path(name).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _reads_parameters(program: Program) -> bool:
+    """Whether any output is computed from a parameter."""
+    needed = set(program.graph.find_nodes(op="output"))
+    for node in reversed(program.graph.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    read = (attribute(program.module, str(n.target)) for n in needed if n.op == "get_attr")
+    return any(isinstance(found, torch.nn.Parameter) for found in read)
 
 
 def _percentiles(times_ms: Any) -> dict[str, float]:

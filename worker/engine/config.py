@@ -13,8 +13,28 @@ class PruneConfig:
     scope: str = "global"
     channel_ratio: float | None = None
     macs: float | None = None
+    granularity: str = "channels"
     exclude: tuple[str, ...] = ()
     channel_multiple: int = 1
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Channels of a channel group that stay, sorted. ``channel_count`` of None is not checked."""
+
+    id: str
+    keep: tuple[int, ...]
+    channel_count: int | None = None
+
+
+@dataclass(frozen=True)
+class ApplyPlanConfig:
+    """A plan that is given. ``granularity`` and ``exclude`` are those it was made with."""
+
+    model_sha256: str
+    groups: tuple[GroupConfig, ...]
+    granularity: str = "channels"
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,10 @@ class FinetuneConfig:
     batch_size: int = 64
 
 
-StepConfig = PruneConfig | RecalibrateConfig | FinetuneConfig
+PruningConfig = PruneConfig | ApplyPlanConfig
+"""A step that removes channels."""
+
+StepConfig = PruningConfig | RecalibrateConfig | FinetuneConfig
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 * EngineError
   * ModelError
     x UnreadableModelError    model.unreadable
+    x TrainingModeError       model.training_mode
+    x QuantizedModelError     model.quantized
     x BaselineError           model.does_not_run
     x NotFiniteError          model.not_finite
   * GraphError
@@ -10,6 +12,7 @@
   * PlanError
     x NothingToPruneError     plan.nothing_to_prune
     x TargetUnreachableError  plan.target_unreachable
+    x PlanMismatchError       plan.mismatch
   * DataError
     x UnreadableDataError     data.unreadable
     x DataMismatchError       data.mismatch
@@ -39,6 +42,14 @@ class UnreadableModelError(ModelError):
     code = "model.unreadable"
 
 
+class TrainingModeError(ModelError):
+    code = "model.training_mode"
+
+
+class QuantizedModelError(ModelError):
+    code = "model.quantized"
+
+
 class BaselineError(ModelError):
     code = "model.does_not_run"
 
@@ -65,6 +76,10 @@ class NothingToPruneError(PlanError):
 
 class TargetUnreachableError(PlanError):
     code = "plan.target_unreachable"
+
+
+class PlanMismatchError(PlanError):
+    code = "plan.mismatch"
 
 
 class DataError(EngineError):

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from formats.archive import open_archive
 from formats.npz import inspect_npz
@@ -81,6 +82,8 @@ def _saved_again(checked: CheckedProgram) -> bytes:
         raise UnreadableModelError(
             "the example inputs in the file cannot be read; export the model again"
         ) from error
+    # Copies: what a tensor wears besides its numbers, such as the exporter's marks, stays behind.
+    inputs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), inputs)
     buffer = io.BytesIO()
     torch.save(inputs, buffer)  # noqa: TID251 - a part of the file that torch reads next
     return buffer.getvalue()

@@ -17,6 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from worker.engine.errors import ExportError, UnreadableModelError
+from worker.engine.inline import inline_regions
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Program:
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, exported.example_inputs)
         module = exported.module(check_guards=False)
         assert isinstance(module, GraphModule)
+        inline_regions(module)
         leaves = pytree.tree_leaves((args, kwargs))
         return cls(
             module=module,
@@ -122,12 +124,15 @@ class Program:
             )
         return int(expression.xreplace(dict(self.sizes)))
 
-    def copy(self) -> "Program":
-        """The same program with weights of its own."""
+    def copy(self, *, share_weights: bool = False) -> "Program":
+        """The same program with a graph, and weights unless these are shared, of its own."""
+        shared: dict[int, Any] = {}
+        if share_weights:
+            shared = _without_weights(self.module)
         with warnings.catch_warnings():
             # torch 2.13 copies its own deprecated LeafSpec; remove this when it no longer does.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            return self.with_module(copy.deepcopy(self.module))
+            return self.with_module(copy.deepcopy(self.module, shared))
 
     def with_module(self, module: GraphModule) -> "Program":
         """The same inputs, another graph."""
@@ -181,12 +186,45 @@ def attribute(module: torch.nn.Module, name: str) -> object:
     return getattr(module.get_submodule(owner), leaf)
 
 
+def set_attribute(module: torch.nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor of any shape where another was; a parameter stays a parameter."""
+    owner, _, leaf = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    if leaf in holder._parameters:  # noqa: SLF001 (setattr refuses another shape's tensor)
+        holder._parameters[leaf] = tensor  # type: ignore[assignment]  # noqa: SLF001
+    else:
+        setattr(holder, leaf, tensor)
+
+
 def module_path(node: Node) -> str:
     """Path of the module that a node came from; empty for the outermost."""
     stack = node.meta.get("nn_module_stack")
     path = str(list(stack.values())[-1][0]) if stack else ""
     # What the exporter adds itself stands outside of every module, under a name of its own.
     return "" if path.startswith("_empty_nn_module_stack") else path
+
+
+def _without_weights(module: GraphModule) -> dict[int, Any]:
+    """What a deep copy has to copy no more: tensors as they are, and modules made anew with them.
+
+    A plain module is a name for what it holds; to copy the dozen empty dictionaries of each takes
+    longer than all the rest.
+    """
+    memo: dict[int, Any] = {}
+    names = (str(node.target) for node in module.graph.find_nodes(op="get_attr"))
+    constants = (attribute(module, name) for name in names)
+    for tensor in (*module.parameters(), *module.buffers(), *constants):
+        if isinstance(tensor, Tensor):
+            memo[id(tensor)] = tensor
+    for part in reversed(list(module.modules())):
+        if type(part) is torch.nn.Module:
+            twin = copy.copy(part)
+            for held in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+                setattr(twin, held, copy.copy(getattr(part, held)))
+            children = part._modules.items()  # noqa: SLF001 (named_children leaves out doubles)
+            twin._modules = {name: memo.get(id(c), c) for name, c in children}  # noqa: SLF001
+            memo[id(part)] = twin
+    return memo
 
 
 def _placeholders(module: GraphModule) -> list[Node]:

@@ -1,9 +1,13 @@
 """Importance by the size of the weights."""
 
+from math import prod
+
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from worker.engine.criteria.subject import Subject
+from worker.engine.program import attribute
 
 
 def magnitude(subject: Subject, *, p: float = 2.0) -> Tensor:
@@ -29,15 +33,21 @@ def magnitude(subject: Subject, *, p: float = 2.0) -> Tensor:
     if p <= 0:
         raise ValueError(f"p must be > 0, got {p}")
     scores = torch.zeros(len(subject.group))
-    weights = dict(subject.program.module.named_parameters(remove_duplicate=False))
     for member in subject.group.members:
-        weight = weights.get(member.parameter)
-        if weight is None:
+        weight = attribute(subject.program.module, member.parameter)
+        if not isinstance(weight, Parameter):
             continue
-        # float32 first: a sum of squares of float16 weights overflows at 65504.
-        lines = weight.detach().float().movedim(member.dim, 0)
-        sums = lines.reshape(len(lines), -1).abs().pow(p).sum(dim=1).cpu()
         place = subject.place[member.channels]
         ours = place >= 0
-        scores.index_add_(0, place[ours], sums[ours])
+        scores.index_add_(0, place[ours], _sums(weight.detach(), member.dim, p)[ours])
     return scores
+
+
+def _sums(weight: Tensor, dim: int, p: float) -> Tensor:
+    """Sum ``|w| ** p`` over all dimensions but one: float32, ``(weight.shape[dim],)``."""
+    lines = weight.reshape(prod(weight.shape[:dim]), weight.shape[dim], -1)
+    # At least float32, for a sum of squares of float16 weights overflows at 65504. A norm over what
+    # lies side by side in memory is fast; one over what does not is ten times slower than a sum.
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(lines, p, dim=2, dtype=dtype)
+    return norms.pow(p).sum(0).float().cpu()

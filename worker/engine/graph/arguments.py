@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch._ops import OpOverload
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 
 def argument(node: Node, name: str) -> Any:
@@ -17,7 +17,7 @@ def argument(node: Node, name: str) -> Any:
 def set_argument(node: Node, name: str, value: Any) -> None:
     """Write an argument where the schema has it; arguments before it get their defaults."""
     at, _ = _place(node, name)
-    if name in node.kwargs or at > len(node.args):
+    if name in node.kwargs or at > len(node.args) or _schema(node).arguments[at].kwarg_only:
         node.kwargs = {**node.kwargs, name: value}
     elif at == len(node.args):
         node.args = (*node.args, value)
@@ -34,6 +34,31 @@ def operator_of(node: Node) -> OpOverload[..., Any]:
     """The ATen operator that a node calls."""
     assert isinstance(node.target, OpOverload)
     return node.target
+
+
+def shares_memory(node: Node) -> bool:
+    """Whether the operator writes into what it reads, or returns a view of it."""
+    return isinstance(node.target, OpOverload) and any(
+        declared.alias_info is not None for declared in _schema(node).arguments
+    )
+
+
+def written_by(node: Node) -> list[Node]:
+    """The tensors that an operator writes in place."""
+    if not isinstance(node.target, OpOverload):
+        return []
+    declared = [a.name for a in _schema(node).arguments if a.alias_info and a.alias_info.is_write]
+    given = [argument(node, name) for name in declared]
+    return [tensor for tensor in given if isinstance(tensor, Node)]
+
+
+def needed_by(graph: Graph) -> set[Node]:
+    """The nodes on which outputs depend, or what is written in place."""
+    needed = {node for node in graph.nodes if node.op == "output" or written_by(node)}
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return needed
 
 
 def _schema(node: Node) -> Any:

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from worker.engine.graph.equation import Equation
+from worker.engine.graph.equation import ELLIPSIS, Equation
 from worker.engine.graph.labels import Labels, Value, compressed
 
 
@@ -25,8 +25,10 @@ class _Spread:
 class Coupler:
     """Unifies labels as equations say. Remembers which planes must end up rectangular."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, *, within_heads: bool = False) -> None:
         self.labels = labels
+        self.within_heads = within_heads
+        self.attended: list[tuple[Value, frozenset[int]]] = []
 
     def equate(
         self,
@@ -36,6 +38,7 @@ class Coupler:
         sizes: Mapping[str, int] | None = None,
         whole: Sequence[str] = (),
         fixed: Sequence[str] = (),
+        heads: Sequence[str] = (),
     ) -> Value:
         """Couple the operands' dimensions and return the output's planes.
 
@@ -47,13 +50,35 @@ class Coupler:
             whole: Factors whose indices are kept or removed together: all channels of a conv
                 group, the four gates of a cell.
             fixed: Factors that may not shrink at all: what a softmax runs over.
+            heads: Factors that number the products of which an attention is made, one a head;
+                ``...`` stands for all of its dimensions.
         """
         named = Equation.parse(equation).with_ranks(
             [len(operand.shape) for operand in operands], len(output)
         )
         factor_sizes = named.factor_sizes([operand.shape for operand in operands], sizes or {})
+        if heads:
+            numbering = self._attend(named, operands, heads)
+            whole = [*whole, *(numbering if self.within_heads else ())]
         solver = _Solver(self.labels, named, operands, factor_sizes, set(whole), set(fixed))
         return self.labels.settled(output, solver.output_planes())
+
+    def _attend(
+        self, equation: Equation, operands: Sequence[Value], heads: Sequence[str]
+    ) -> set[str]:
+        """Remember which dimensions number heads: those that several operands have."""
+        seen = [{name for dim in dims for name in dim} for dims in equation.operands]
+        names = {
+            name
+            for name in set().union(*seen)
+            if name in heads or (name.startswith(ELLIPSIS) and ELLIPSIS in heads)
+            if sum(name in part for part in seen) > 1
+        }
+        for dims, operand in zip(equation.operands, operands, strict=True):
+            numbering = frozenset(at for at, dim in enumerate(dims) if names & set(dim))
+            if numbering:
+                self.attended.append((operand, numbering))
+        return names
 
     def broadcast(self, *operands: Value, output: Sequence[int]) -> Value:
         """Couple an elementwise operator: what is in the same place is one."""
@@ -178,11 +203,11 @@ class _Solver:
         spreads = [s for s in self.spreads if any(s.varies(at) for at in component)]
         if not spreads:
             return None
-        if len(component) == 1 or not self._fits(component, spreads):
-            return self._along_one(component, spreads)
+        bare = self._bare(component, spreads)
+        if len(component) == 1 or bare or not self._fits(component, spreads):
+            return self._along_one(component, spreads, bare)
         for spread in spreads[1:]:
             self.labels.tie(spreads[0].labels, spread.labels)
-        self._fix_bare(component, spreads)
         widest = spreads[0].labels
         return widest if self.factors[component[0]] in self.retained else None
 
@@ -195,9 +220,11 @@ class _Solver:
             return False
         return all(spread.varies(at) for spread in spreads for at in component)
 
-    def _along_one(self, component: list[int], spreads: list[_Spread]) -> Tensor | None:
+    def _along_one(
+        self, component: list[int], spreads: list[_Spread], bare: set[int]
+    ) -> Tensor | None:
         """Choose the factor that may shrink; along the others, everything is one."""
-        axis = self._axis(component)
+        axis = self._axis([at for at in component if at not in bare])
         chosen: list[_Spread] = []
         for spread in spreads:
             if axis is None or not spread.varies(axis):
@@ -212,7 +239,8 @@ class _Solver:
             return None
         for spread in chosen[1:]:
             self.labels.tie(chosen[0].labels, spread.labels)
-        self._fix_bare([axis], chosen)
+        if self._bare([axis], chosen):
+            self.labels.fix(chosen[0].labels)
         return chosen[0].labels if self.factors[axis] in self.retained else None
 
     def _axis(self, component: list[int]) -> int | None:
@@ -221,8 +249,9 @@ class _Solver:
         retained = [at for at in movable if self.factors[at] in self.retained]
         return next(iter(retained or movable), None)
 
-    def _fix_bare(self, component: list[int], spreads: list[_Spread]) -> None:
-        """An operand that has a factor in full, without a plane along it, cannot shrink there."""
+    def _bare(self, component: list[int], spreads: list[_Spread]) -> set[int]:
+        """Factors that some operand has in full without a plane along them: these cannot shrink."""
+        found: set[int] = set()
         for at in component:
             name = self.factors[at]
             covered = {spread.operand for spread in spreads if spread.varies(at)}
@@ -233,8 +262,8 @@ class _Solver:
                     name in dim and size > 1 for dim, size in zip(dims, operand.shape, strict=True)
                 )
                 if in_full and place not in covered:
-                    self.labels.fix(spreads[0].labels)
-                    return
+                    found.add(at)
+        return found
 
     def _gathered(self, joint: Tensor) -> Tensor:
         """Lay a plane over factors out as a plane over the output's dimensions."""

@@ -99,3 +99,18 @@ def _named(dims: tuple[Dimension, ...], rank: int, place: int) -> tuple[Dimensio
         else:
             named.append(dim)
     return tuple(named)
+
+
+def einsum_terms(text: str) -> tuple[list[list[str]], list[str]]:
+    """The letters of an einsum's operands, and of its result, written or implied.
+
+    >>> einsum_terms("ij,jk")
+    ([['i', 'j'], ['j', 'k']], ['i', 'k'])
+    """
+    left, arrow, right = text.replace(" ", "").partition("->")
+    terms = [re.findall(r"\.\.\.|\w", term) for term in left.split(",")]
+    if arrow:
+        return terms, re.findall(r"\.\.\.|\w", right)
+    letters = [letter for term in terms for letter in term]
+    once = sorted(letter for letter in letters if letters.count(letter) == 1 and letter != "...")
+    return terms, ["..."] * ("..." in letters) + once

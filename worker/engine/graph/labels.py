@@ -46,6 +46,7 @@ class Labels:
     def __init__(self) -> None:
         self._count = 1  # Label 0 is FIXED.
         self._edges: list[tuple[Tensor, Tensor]] = []
+        self._loose: list[tuple[int, int]] = []
 
     def fresh(self, shape: Sequence[int], dims: Iterable[int] | None = None) -> Value:
         """A tensor that may lose any index of ``dims`` (all by default), each on its own."""
@@ -59,10 +60,23 @@ class Labels:
             self._count += size
         return Value(tuple(shape), tuple(planes))
 
+    def loose(self, shape: Sequence[int], dims: Iterable[int]) -> Value:
+        """Labels of a dimension that holds copies: it is as wide as its users need."""
+        start = self._count
+        value = self.fresh(shape, dims)
+        self._loose.append((start, self._count))
+        return value
+
+    def is_loose(self, plane: Tensor) -> bool:
+        """Whether a plane is of copies alone."""
+        first = int(plane.max())
+        return any(start <= first < end for start, end in self._loose)
+
     def tie(self, first: Tensor, second: Tensor) -> None:
         """Elements in the same place, after broadcasting, are kept or removed as one."""
-        shape = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]
-        self._edges.append((first.expand(shape).reshape(-1), second.expand(shape).reshape(-1)))
+        if first.shape != second.shape:
+            first, second = torch.broadcast_tensors(first, second)  # type: ignore[no-untyped-call]
+        self._edges.append((first.reshape(-1), second.reshape(-1)))
 
     def tie_along(self, plane: Tensor, dim: int) -> Tensor:
         """Make all elements of a line along ``dim`` one; the plane comes back with size 1 there."""

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from torch.fx import Node
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from worker.engine.errors import EngineError
 from worker.engine.graph.coupler import Coupler
 from worker.engine.graph.labels import Labels, Value, compressed
 from worker.engine.graph.registry import RULES, Call, Normalized, Refusal
@@ -35,17 +37,19 @@ class Propagation:
     roots: Tensor
     frozen: list[Frozen]
     normalized: list[Normalized]
+    attended: list[tuple[Value, frozenset[int]]]
 
 
 class _Walk:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, within_heads: bool = False) -> None:
         self.program = program
         self.labels = Labels()
-        self.coupler = Coupler(self.labels)
+        self.coupler = Coupler(self.labels, within_heads=within_heads)
         self.values: dict[Node, Value | list[Value]] = {}
         self.parameters: dict[str, Value] = {}
         self.frozen: list[Frozen] = []
         self.normalized: list[Normalized] = []
+        self.is_read: dict[int, bool] = {}
         self._by_storage: dict[tuple[object, ...], Value] = {}
 
     def visit(self, node: Node) -> None:
@@ -66,15 +70,11 @@ class _Walk:
         if not isinstance(tensor, Tensor):
             return  # A subgraph of a control-flow operator.
         # A tied weight is one tensor under two names: it has one set of labels.
-        key = (
-            (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-            if tensor.numel()
-            else id(tensor)
-        )
-        place = key if isinstance(key, tuple) else (key,)
+        # Its storage says so, not its address: tensors without data have none.
+        storage = StorageWeakRef(tensor.untyped_storage()).cdata  # type: ignore[no-untyped-call]
+        place = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
         value = self._by_storage.setdefault(place, self.labels.fresh(tensor.shape))
-        if not node.users:
-            self.labels.fix_value(value)
+        self.is_read[id(value)] = self.is_read.get(id(value), False) or bool(node.users)
         self.values[node] = self.parameters[name] = value
 
     def _visit_call(self, node: Node) -> None:
@@ -98,6 +98,11 @@ class _Walk:
             result = found(call)
         except Refusal as refusal:
             self._freeze(node, str(refusal))
+            return
+        except EngineError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is, the rest of the program stays)
+            self._freeze(node, f"its rule does not cover this call ({type(error).__name__})")
             return
         if _makes_tensors(meta):
             self.values[node] = result
@@ -128,6 +133,9 @@ class _Walk:
 
     def settle(self) -> Tensor:
         """Make every plane depend on one dimension only, so that tensors stay rectangular."""
+        for value in self.parameters.values():
+            if not self.is_read[id(value)]:  # Under none of its names.
+                self.labels.fix_value(value)
         planes = [p for p in self._planes() if sum(size > 1 for size in p.shape) > 1]
         while True:
             roots = self.labels.roots()
@@ -136,6 +144,14 @@ class _Walk:
                 changed |= self._settle_plane(compressed(roots[plane]))
             if not changed:
                 return self._without_empty(roots)
+
+    def found(self) -> Propagation:
+        """What the walk found, settled."""
+        roots = self.settle()
+        attended = self.coupler.attended
+        return Propagation(
+            self.values, self.parameters, roots, self.frozen, self.normalized, attended
+        )
 
     def _without_empty(self, roots: Tensor) -> Tensor:
         """Fix what fills a dimension alone: without it the tensor would be empty."""
@@ -166,20 +182,22 @@ class _Walk:
         return True
 
 
-def propagate(program: Program, *, exclude: frozenset[str] = frozenset()) -> Propagation:
+def propagate(
+    program: Program, *, exclude: frozenset[str] = frozenset(), within_heads: bool = False
+) -> Propagation:
     """Find which slices of which parameters can go, and which must go together.
 
     Args:
         program: Read, never written; never run.
         exclude: Names of parameters whose shape may not change.
+        within_heads: Attention loses the same indices within every head, and no head.
     """
-    walk = _Walk(program)
+    walk = _Walk(program, within_heads=within_heads)
     for node in program.graph.nodes:
         walk.visit(node)
     for name in exclude & walk.parameters.keys():
         walk.labels.fix_value(walk.parameters[name])
-    roots = walk.settle()
-    return Propagation(walk.values, walk.parameters, roots, walk.frozen, walk.normalized)
+    return walk.found()
 
 
 def _makes_tensors(meta: object) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from worker.engine.graph.arguments import argument
@@ -25,11 +26,11 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Normalized:
-    """A normalization whose statistics run over a dimension of what it reads."""
+    """A call whose statistics run over dimensions of what it reads."""
 
     node: Node
     source: Node
-    dim: int
+    dims: tuple[int, ...]
 
 
 @dataclass
@@ -74,11 +75,19 @@ class Call:
         """Shape of the result, where it is one tensor."""
         return self.program.shape(self.node)
 
+    @property
+    def first_output(self) -> tuple[int, ...]:
+        """Shape of the result, or of the first of several."""
+        made = self.node.meta["val"]
+        first = made if isinstance(made, Tensor) else made[0]
+        return tuple(self.program.size(size) for size in first.shape)
+
     def normalizes(self, name: str, dims: Sequence[int]) -> None:
         """Say that statistics run over these dimensions of an argument."""
         source = argument(self.node, name)
         rank = len(self.of(source).shape)
-        self.normalized += [Normalized(self.node, source, dim % rank) for dim in dims]
+        over = tuple(dim % rank for dim in dims)
+        self.normalized.append(Normalized(self.node, source, over))
 
     def number(self, value: Any) -> Any:
         """What the graph has as an argument, with every size replaced by its number."""

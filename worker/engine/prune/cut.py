@@ -1,76 +1,109 @@
 """Apply a plan: slice the parameters, rewrite the sizes that the graph spells out."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from worker.engine.errors import ExportError
-from worker.engine.graph.coupling import Coupling, Lines, kept_along
-from worker.engine.graph.registry import RESIZES, Refusal, Resizing
-from worker.engine.program import Program, module_path
+from worker.engine.graph.arguments import written_by
+from worker.engine.graph.coupling import Coupling, Kept, Lines, kept_along
+from worker.engine.graph.registry import RESIZES, Resizing
+from worker.engine.program import Program, attribute, module_path, set_attribute
+
+aten = torch.ops.aten
 
 
 def cut(coupling: Coupling, keep: Tensor) -> Program:
     """Remove every channel outside of ``keep``, for real.
 
-    The result is exported again, so that all shapes in it are true.
+    The result is exported again, so that all shapes in it are true. It shares the tensors that lose
+    nothing with the program.
 
     Args:
         coupling: The analysis of the program. Its program is not changed.
         keep: Bool, ``(channel_count + 1,)``.
 
     Raises:
-        ExportError: A size in the graph could not be rewritten, or the result does not export.
+        ExportError: The result does not export.
     """
     changed = coupling.program.with_module(cut_module(coupling, keep))
     return Program.from_exported(changed.export())
 
 
 def cut_module(coupling: Coupling, keep: Tensor) -> GraphModule:
-    """The program's graph with fewer channels. It runs; the shapes noted in it are the old ones.
+    """The program's graph with fewer channels. It runs; the shapes noted in it are the old ones."""
+    module = coupling.program.copy(share_weights=True).module
+    if coupling.blocks:
+        _drop_blocks(module, coupling.kept(keep))
+    else:
+        _rewrite_sizes(module, coupling, keep)
+        _slice_parameters(module, coupling, keep)
+    module.recompile()
+    return module
 
-    Raises:
-        ExportError: A size in the graph could not be rewritten.
-    """
-    program = coupling.program
-    module = program.copy().module
-    originals = list(program.graph.nodes)
-    shapes = {
-        node: (
-            _plain(node, [shape for shape, _ in coupling.node_lines[node]]),
-            _plain(node, coupling.shapes(node, keep)),
-        )
-        for node in originals
-        if node in coupling.node_lines
-    }
+
+@dataclass(frozen=True)
+class WrittenSize:
+    """Whole numbers that a call spells out, and what a cut makes of them."""
+
+    module: str
+    operator: str
+    before: list[int]
+    after: list[int]
+
+
+def written_sizes(coupling: Coupling, keep: Tensor) -> list[WrittenSize]:
+    """The sizes that a cut rewrites, in the order of the graph."""
+    if coupling.blocks or bool(keep.all()):
+        return []
+    return _rewrite_sizes(coupling.program.copy(share_weights=True).module, coupling, keep)
+
+
+def _rewrite_sizes(module: GraphModule, coupling: Coupling, keep: Tensor) -> list[WrittenSize]:
+    """Rewrite the sizes that a copy of the program's graph spells out."""
+    originals = list(coupling.program.graph.nodes)
+    kept = coupling.kept(keep)
     copies = dict(zip(originals, module.graph.nodes, strict=True))
-    before = {copies[node]: pair[0] for node, pair in shapes.items()}
-    after = {copies[node]: pair[1] for node, pair in shapes.items()}
-    lines = {copies[node]: coupling.node_lines[node] for node in shapes}
+    before: dict[Node, Any] = {}
+    after: dict[Node, Any] = {}
+    for node, tensors in coupling.node_lines.items():
+        before[copies[node]] = _plain(node, [shape for shape, _ in tensors])
+        after[copies[node]] = _plain(node, kept.shapes(node))
+    lines = {copies[node]: tensors for node, tensors in coupling.node_lines.items()}
 
     def kept_before(node: Node, dim: int, index: int) -> int:
         shape, own = lines[node][0]
         return int(kept_along(own, dim, shape[dim], keep)[:index].sum())
 
+    found = []
     for node in list(module.graph.nodes):
         if node.target in RESIZES and _changed(node, before, after):
-            _resize(node, Resizing(node, before, after, kept_before))
-    _slice_parameters(module, coupling, keep)
-    module.recompile()
-    return module
+            name, old = str(node.target), _numbers(node)
+            RESIZES[node.target](Resizing(node, before, after, kept_before))
+            if (new := _numbers(node)) != old:
+                found.append(WrittenSize(module_path(node), name, *_differing(old, new)))
+    return found
 
 
-def _resize(node: Node, resizing: Resizing) -> None:
-    try:
-        RESIZES[node.target](resizing)
-    except Refusal as refusal:
-        raise ExportError(
-            f"{node.target} (node {node.name!r}, module {module_path(node)!r}) cannot follow the "
-            f"cut: {refusal}; exclude the parameters around it"
-        ) from refusal
+def _numbers(node: Node) -> list[list[int]]:
+    """The whole numbers among the arguments of a call, an argument each; -1 for computed ones."""
+
+    def whole(value: Any) -> int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+    return [
+        [whole(number) for number in (given if isinstance(given, list | tuple) else [given])]
+        for given in (*node.args, *node.kwargs.values())
+    ]
+
+
+def _differing(old: list[list[int]], new: list[list[int]]) -> tuple[list[int], list[int]]:
+    pairs = zip_longest(old, new, fillvalue=list[int]())
+    return next((was, now) for was, now in pairs if was != now)
 
 
 def _changed(node: Node, before: Mapping[Node, Any], after: Mapping[Node, Any]) -> bool:
@@ -84,19 +117,14 @@ def _plain(node: Node, shapes: list[tuple[int, ...]]) -> Any:
 
 def _slice_parameters(module: GraphModule, coupling: Coupling, keep: Tensor) -> None:
     done: dict[int, Tensor] = {}
-    for name, value in coupling.propagation.parameters.items():
-        owner, _, leaf = name.rpartition(".")
-        holder = module.get_submodule(owner)
-        tensor = getattr(holder, leaf)
-        lines = coupling.lines(value)
+    for name, (_, lines) in coupling.parameter_lines.items():
         if not lines:
             continue
+        tensor = attribute(module, name)
+        assert isinstance(tensor, Tensor)
         if id(tensor) not in done:  # A tied weight stays tied.
             done[id(tensor)] = _sliced(tensor, lines, keep)
-        if leaf in holder._parameters:  # noqa: SLF001 (setattr refuses another shape's tensor)
-            holder._parameters[leaf] = done[id(tensor)]  # type: ignore[assignment]  # noqa: SLF001
-        else:
-            setattr(holder, leaf, done[id(tensor)])
+        set_attribute(module, name, done[id(tensor)])
 
 
 def _sliced(tensor: Tensor, lines: Lines, keep: Tensor) -> Tensor:
@@ -108,3 +136,27 @@ def _sliced(tensor: Tensor, lines: Lines, keep: Tensor) -> Tensor:
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(sliced, requires_grad=tensor.requires_grad)
     return sliced
+
+
+def _drop_blocks(module: GraphModule, kept: Kept) -> None:
+    """Leave out what the blocks that go add, and all that was there for them alone."""
+    originals = list(kept.coupling.program.graph.nodes)
+    copies = dict(zip(originals, module.graph.nodes, strict=True))
+    for at, block in enumerate(kept.coupling.blocks):
+        if kept.keep[at]:
+            continue
+        end = copies[block.sum]
+        stays = end.args[block.sum.args.index(block.kept)]
+        assert isinstance(stays, Node)
+        if any(end in written_by(user) for user in end.users):
+            # What is written into the sum was never written into what it was made of.
+            with module.graph.inserting_before(end):
+                stays = module.graph.call_function(aten.clone.default, (stays,))
+        end.replace_all_uses_with(stays)
+        module.graph.erase_node(end)
+    for node in reversed(originals):
+        if node in kept.gone:
+            module.graph.erase_node(copies[node])
+    for name in kept.gone_parameters:
+        owner, _, leaf = name.rpartition(".")
+        delattr(module.get_submodule(owner), leaf)

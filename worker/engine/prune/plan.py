@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from worker.engine.config import PruneConfig
+from worker.engine.config import PruneConfig, PruningConfig
 from worker.engine.criteria import CRITERIA
 from worker.engine.criteria.subject import Subject
 from worker.engine.errors import NotFiniteError, NothingToPruneError, TargetUnreachableError
 from worker.engine.graph.counts import Counts, count, count_macs
-from worker.engine.graph.coupling import Coupling
+from worker.engine.graph.coupling import ChannelGroup, Coupling
+from worker.engine.prune.cut import written_sizes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Every dimension keeps this share of its channels in a global ranking: a layer with almost nothing
 # left is a bottleneck that no other layer makes up for.
@@ -25,12 +26,15 @@ _TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays: bool, ``(channel_count + 1,)``, and why."""
+    """What stays: bool, ``(channel_count + 1,)``, and why.
+
+    ``scores`` is None where the plan was given and nothing was scored.
+    """
 
     coupling: Coupling
-    config: PruneConfig
+    config: PruningConfig
     seed: int
-    scores: tuple[Tensor, ...]
+    scores: tuple[Tensor, ...] | None
     keep: Tensor
     baseline: Counts
     predicted: Counts
@@ -38,30 +42,76 @@ class Plan:
 
     def as_json(self, model_sha256: str) -> dict[str, Any]:
         """The plan in the shape that users download."""
-        budget = {"channel_ratio": self.config.channel_ratio, "macs": self.config.macs}
+        scores = self.scores or [None] * len(self.coupling.groups)
         return {
             "format_version": FORMAT_VERSION,
             "model_sha256": model_sha256,
-            "criterion": self.config.criterion,
-            "scope": self.config.scope,
-            "budget": {name: value for name, value in budget.items() if value is not None},
+            **_asked(self.config),
+            "granularity": self.config.granularity,
+            "exclude": list(self.config.exclude),
             "seed": self.seed,
             "baseline": self.baseline.as_json(),
             "predicted": self.predicted.as_json(),
             "channel_groups": [
-                {
-                    "id": group.id,
-                    "name": group.name,
-                    "channel_count": len(group),
-                    "keep": self.keep[group.channels].nonzero().flatten().tolist(),
-                    "importance": scores.tolist(),
-                    "members": [{"parameter": m.parameter, "dim": m.dim} for m in group.members],
-                }
-                for group, scores in zip(self.coupling.groups, self.scores, strict=True)
+                self._group(group, score)
+                for group, score in zip(self.coupling.groups, scores, strict=True)
             ],
+            "sizes": [vars(size) for size in written_sizes(self.coupling, self.keep)],
             "frozen": [vars(frozen) for frozen in self.coupling.frozen],
             "warnings": list(self.warnings),
         }
+
+    def _group(self, group: ChannelGroup, score: Tensor | None) -> dict[str, Any]:
+        place = _places(self.coupling, group)
+        return {
+            "id": group.id,
+            "name": group.name,
+            "granularity": group.granularity,
+            "channel_count": len(group),
+            "channel_names": list(group.channel_names) or None,
+            "keep": self.keep[group.channels].nonzero().flatten().tolist(),
+            "importance": None if score is None else score.tolist(),
+            "members": [
+                {
+                    "parameter": member.parameter,
+                    "dim": member.dim,
+                    "channels": _written(place[member.channels], len(group)),
+                }
+                for member in group.members
+            ],
+        }
+
+
+def unmatched_warnings(coupling: Coupling) -> list[str]:
+    """A word on each pattern to exclude that excludes nothing."""
+    return [
+        f"exclude: no parameter matches {pattern!r}, so it protects nothing"
+        for pattern in coupling.unmatched
+    ]
+
+
+def _asked(config: PruningConfig) -> dict[str, Any]:
+    """How the plan was to be made; null where it was given."""
+    if not isinstance(config, PruneConfig):
+        return {"criterion": None, "scope": None, "budget": None}
+    budget = {"channel_ratio": config.channel_ratio, "macs": config.macs}
+    return {
+        "criterion": config.criterion,
+        "scope": config.scope,
+        "budget": {name: value for name, value in budget.items() if value is not None},
+    }
+
+
+def _places(coupling: Coupling, group: ChannelGroup) -> Tensor:
+    """The number in the group of each of the coupling's channels; -1 for all others."""
+    place = torch.full((coupling.channel_count + 1,), -1)
+    place[group.channels] = torch.arange(len(group))
+    return place
+
+
+def _written(numbers: Tensor, count: int) -> list[int] | None:
+    """Channel numbers as the document has them: null where index i is channel i."""
+    return None if torch.equal(numbers, torch.arange(count)) else numbers.tolist()
 
 
 def decide(coupling: Coupling, config: PruneConfig, *, seed: int) -> Plan:
@@ -73,7 +123,7 @@ def decide(coupling: Coupling, config: PruneConfig, *, seed: int) -> Plan:
         TargetUnreachableError: The budget cannot be met with every group at its floor.
     """
     if not coupling.groups:
-        raise NothingToPruneError(_nothing(coupling))
+        raise NothingToPruneError(_nothing(coupling, config.granularity))
     scores = _score(coupling, config.criterion, seed)
     baseline = count(coupling)
     choice = _Choice(coupling, scores, config)
@@ -83,10 +133,7 @@ def decide(coupling: Coupling, config: PruneConfig, *, seed: int) -> Plan:
         assert config.channel_ratio is not None, "exactly one budget is given"
         keep = choice.removing(config.channel_ratio)
     predicted = count(coupling, keep)
-    warnings = [
-        f"exclude: no parameter matches {pattern!r}, so it protects nothing"
-        for pattern in coupling.unmatched
-    ]
+    warnings = unmatched_warnings(coupling)
     if config.macs is not None:
         warnings += _far_below(config.macs, baseline.macs, predicted.macs)
     return Plan(coupling, config, seed, scores, keep, baseline, predicted, tuple(warnings))
@@ -96,9 +143,7 @@ def _score(coupling: Coupling, criterion: str, seed: int) -> tuple[Tensor, ...]:
     generator = Generator().manual_seed(seed)
     scores = []
     for group in coupling.groups:
-        place = torch.full((coupling.channel_count + 1,), -1)
-        place[group.channels] = torch.arange(len(group))
-        subject = Subject(coupling.program, group, place, generator)
+        subject = Subject(coupling.program, group, _places(coupling, group), generator)
         scores.append(CRITERIA[criterion](subject))
         if not bool(scores[-1].isfinite().all()):
             raise NotFiniteError(
@@ -119,7 +164,7 @@ class _Choice:
         # Within a group, the least important first: position 0 goes before position 1.
         self.ranks = [score.argsort(stable=True).argsort() for score in scores]
         self.order = self._global_order()
-        self.position = torch.empty(coupling.channel_count, dtype=torch.int64)
+        self.position = torch.zeros(coupling.channel_count, dtype=torch.int64)
         self.position[self.order] = torch.arange(len(self.order))
 
     def removing(self, share: float) -> Tensor:
@@ -177,7 +222,20 @@ class _Choice:
         return keep
 
 
-def _nothing(coupling: Coupling) -> str:
+_NONE_OF = {
+    "heads": "attention heads that may go",
+    "head_dim": "attention heads whose width may shrink",
+    "layers": "residual blocks: a branch with weights, added to what it reads, and read by nobody "
+    "else",
+}
+
+
+def _nothing(coupling: Coupling, granularity: str) -> str:
+    if granularity in _NONE_OF:
+        return (
+            f"the model has no {_NONE_OF[granularity]}, so granularity '{granularity}' finds "
+            "nothing; use 'channels'"
+        )
     reasons = sorted({f"{f.operator} ({f.reason})" for f in coupling.frozen})
     if reasons:
         return (

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from worker.engine.graph.arguments import argument, operator_of
+from worker.engine.graph.arguments import operator_of, shares_memory
 from worker.engine.graph.coupling import Coupling, kept_along
 
 aten = torch.ops.aten
-NORMALIZATIONS = (aten.layer_norm.default, aten.rms_norm.default)
+FEATURE_NORMS = (aten.layer_norm.default, aten.rms_norm.default)
+"""Their weights lie along the dimensions that they normalize."""
 
 
 class SilencedProgram(Interpreter):
@@ -28,13 +29,17 @@ class SilencedProgram(Interpreter):
         super().__init__(coupling.program.module)
         self._coupling = coupling
         self._keep = keep
+        self._branches = {block.branch for at, block in enumerate(coupling.blocks) if not keep[at]}
+        self._normalized = {found.node: found for found in coupling.propagation.normalized}
 
     def run_node(self, n: Node) -> Any:
+        if n in self._branches:
+            return torch.zeros_like(super().run_node(n))
+        if n in self._normalized and (kept := self._kept_features(n)):
+            return self._on_kept(n, kept)
         # A view, or an operator that writes in place, must see the real tensor, or the write is
         # lost: silencing copies. What reads its result is silenced by the result's own labels.
-        if n.target in NORMALIZATIONS and (kept := self._kept_features(n)):
-            return self._normalized(n, kept)
-        if n.op == "call_function" and not _shares_memory(n):
+        if n.op == "call_function" and not shares_memory(n):
             saved = {node: self.env[node] for node in n.all_input_nodes if node in self.env}
             for node, value in saved.items():
                 self.env[node] = self._silenced(node, value)
@@ -45,42 +50,50 @@ class SilencedProgram(Interpreter):
         return super().run_node(n)
 
     def _kept_features(self, node: Node) -> dict[int, Tensor]:
-        """Indices that stay, for each normalized dimension (from the right) that loses some."""
-        shape, lines = self._coupling.node_lines[argument(node, "input")][0]
+        """Indices that stay, for each dimension that statistics run over and that loses some."""
+        normalized = self._normalized[node]
+        shape, lines = self._coupling.node_lines[normalized.source][0]
         found: dict[int, Tensor] = {}
-        for dim in range(-len(argument(node, "normalized_shape")), 0):
-            kept = kept_along(lines, dim % len(shape), shape[dim], self._keep)
+        for dim in normalized.dims:
+            kept = kept_along(lines, dim, shape[dim], self._keep)
             if not bool(kept.all()):
                 found[dim] = kept.nonzero().flatten()
         return found
 
-    def _normalized(self, node: Node, kept: Mapping[int, Tensor]) -> Tensor:
-        """Normalize the kept features among themselves; the others are never read."""
-        (source, shape, *rest), kwargs = self.fetch_args_kwargs_from_env(node)
+    def _on_kept(self, node: Node, kept: Mapping[int, Tensor]) -> Any:
+        """Take statistics over what is kept; where the rest would stand is never read."""
+        (source, *rest), kwargs = self.fetch_args_kwargs_from_env(node)
+        narrow = _selected(source, kept)
+        if node.target in FEATURE_NORMS:
+            shape, *vectors = rest
+            behind = {dim - source.dim() + len(shape): at for dim, at in kept.items()}
+            vectors = [_selected(v, behind) if isinstance(v, Tensor) else v for v in vectors]
+            rest = [narrow.shape[-len(shape) :], *vectors]
+        result = operator_of(node)(narrow, *rest, **kwargs)
+        made = self._coupling.node_lines[node][0][0]
+        if made != self._coupling.node_lines[self._normalized[node].source][0][0]:
+            return result  # A reduction.
         wide = torch.zeros_like(source)
-        place = [torch.arange(size, device=source.device) for size in source.shape]
-        for dim, indices in kept.items():
-            place[dim] = indices.to(source.device)
-        rank = len(shape)
-        features = torch.meshgrid(place[-rank:], indexing="ij")
-        within: Any = (..., *features)
-        rest = [part[features] if isinstance(part, Tensor) else part for part in rest]
-        wide[within] = operator_of(node)(source[within], features[0].shape, *rest, **kwargs)
+        place = [
+            kept.get(dim, torch.arange(size)).to(source.device)
+            for dim, size in enumerate(source.shape)
+        ]
+        wide[torch.meshgrid(place, indexing="ij")] = result
         return wide
 
     def _silenced(self, node: Node, value: Any) -> Any:
         if not isinstance(value, Tensor) or node not in self._coupling.node_lines:
             return value
-        for dim, channels in self._coupling.node_lines[node][0][1]:
-            kept = self._keep[channels].to(value.device)
+        for dim, line in self._coupling.node_lines[node][0][1]:
+            kept = self._keep[line.channels].to(value.device)
             if bool(kept.all()):
                 continue
-            line = [-1 if at == dim else 1 for at in range(value.dim())]
-            value = torch.where(kept.view(line), value, value.new_zeros(()))
+            shape = [-1 if at == dim else 1 for at in range(value.dim())]
+            value = torch.where(kept.view(shape), value, value.new_zeros(()))
         return value
 
 
-def _shares_memory(node: Node) -> bool:
-    """Whether the operator writes into what it reads, or returns a view of it."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(given.alias_info is not None for given in schema.arguments)
+def _selected(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    for dim, indices in kept.items():
+        tensor = tensor.index_select(dim, indices.to(tensor.device))
+    return tensor

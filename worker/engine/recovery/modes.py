@@ -30,6 +30,9 @@ TRAINING_FLAG = {
 """The argument that tells training from evaluation, for each operator that has one."""
 
 
+RANDOM_IN_TRAINING = (aten.rrelu.default, aten.rrelu_.default)
+
+
 def batch_norms(module: GraphModule) -> list[Node]:
     """The batch norms with running statistics."""
     return [
@@ -69,12 +72,20 @@ def training_calls(module: GraphModule) -> list[Node]:
             return argument(node, "running_mean") is not None
         return bool(argument(node, "p" if has_argument(node, "p") else "dropout") > 0)
 
+    def draws(node: Node) -> bool:
+        if node.target == aten.scaled_dot_product_attention.default:
+            return bool(argument(node, "dropout_p") > 0)
+        return node.target in RANDOM_IN_TRAINING and bool(argument(node, "training"))
+
     return [
         node
         for node in module.graph.nodes
-        if node.target in TRAINING_FLAG
-        and argument(node, TRAINING_FLAG[node.target])
-        and matters(node)
+        if draws(node)
+        or (
+            node.target in TRAINING_FLAG
+            and argument(node, TRAINING_FLAG[node.target])
+            and matters(node)
+        )
     ]
 
 

@@ -3,17 +3,20 @@
 from importlib import import_module
 
 FAMILIES = (
+    "along",
     "attention",
     "convolution",
     "embedding",
     "factory",
+    "indexing",
     "linear",
     "movement",
     "normalization",
+    "patches",
     "pointwise",
     "pooling",
     "recurrent",
-    "reduction",
+    "refused",
 )
 
 

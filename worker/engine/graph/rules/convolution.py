@@ -68,5 +68,6 @@ def fewer_groups(resizing: Resizing) -> None:
     # The weight's second dimension is one group's inputs; its outputs in a transposed convolution.
     shared = node if node.target in TRANSPOSED else argument(node, "input")
     weight = resizing.after[argument(node, "weight")]
-    channels = resizing.after[shared][1 - len(weight)]
-    set_argument(node, "groups", channels // weight[1])
+    groups = resizing.after[shared][1 - len(weight)] // weight[1]
+    if groups != argument(node, "groups"):
+        set_argument(node, "groups", groups)

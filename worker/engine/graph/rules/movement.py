@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from math import prod
+from operator import floordiv, mul
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from worker.engine.graph.arguments import argument, operator_of, set_argument
 from worker.engine.graph.labels import Value, compressed
-from worker.engine.graph.registry import Call, Refusal, Resizing, resize, rule
+from worker.engine.graph.registry import Call, Resizing, resize, rule
 
 aten = torch.ops.aten
 
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+_COPIES: dict[Any, str] = {aten.repeat.default: "repeats", aten.tile.default: "dims"}
 SPLITS = (
     aten.split.Tensor,
     aten.split.sizes,
@@ -37,11 +40,21 @@ SPLITS = (
     aten.squeeze.dims,
     aten.flip.default,
     aten.unbind.int,
-    aten.select.int,
     *SPLITS,
 )
 def moved(call: Call) -> Value | list[Value]:
     """Run the operator on the labels."""
+    return _moved(call)
+
+
+@rule(aten.select.int)
+def selected(call: Call) -> Value | list[Value]:
+    """Run the operator on the labels, if the place stands in the graph."""
+    _check_places(call, "index")
+    return _moved(call)
+
+
+def _moved(call: Call) -> Value | list[Value]:
     source, *rest = call.node.args
     numbers = call.number(rest)
     keywords = {name: call.number(value) for name, value in call.node.kwargs.items()}
@@ -64,10 +77,41 @@ def resized_squeeze(resizing: Resizing) -> None:
 
 @rule(*VIEWS, aten.flatten.using_ints, aten.unflatten.int)
 def reshaped(call: Call) -> Value:
-    """Couple a reshape. Planes are only laid out where dimensions merge or split."""
+    """Couple a reshape."""
+    return _reshaped(call)
+
+
+def _reshaped(call: Call) -> Value:
+    """Planes are only laid out where dimensions merge or split."""
     source, output = call.value("self"), call.output
     planes = [_reshape(plane, source.shape, output) for plane in source.planes]
-    return call.labels.settled(output, planes)
+    return call.labels.settled(output, _one_along_each(call, planes))
+
+
+@rule(aten.reshape_as.default, aten.view_as.default)
+def reshaped_as(call: Call) -> Value:
+    """Couple a reshape to what another tensor has: the two shrink together."""
+    return call.coupler.broadcast(_reshaped(call), call.value("other"), output=call.output)
+
+
+def _one_along_each(call: Call, planes: list[Tensor]) -> list[Tensor]:
+    """Where planes merge into one dimension, only the slowest may lose indices.
+
+    What an expansion made up comes after all others: of a key's copies for the queries that share
+    it, ``(heads, copies)``, the heads go.
+    """
+    kept: list[Tensor] = []
+    for plane in sorted(planes, key=call.labels.is_loose):
+        taken = any(
+            plane.shape[dim] > 1 and other.shape[dim] > 1
+            for other in kept
+            for dim in range(plane.dim())
+        )
+        if taken:
+            call.labels.fix(plane)
+        else:
+            kept.append(plane)
+    return kept
 
 
 def _reshape(plane: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
@@ -105,10 +149,29 @@ def resized_view(resizing: Resizing) -> None:
     """Write the new sizes of a view."""
     node = resizing.node
     name = "shape" if node.target == aten.reshape.default else "size"
-    new = resizing.sized(argument(node, name), resizing.after[node], resizing.before[node])
+    # A size that was left open becomes a number where it is one: only one may be open.
+    static = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+    written = [s if was == -1 else was for was, s in zip(argument(node, name), static, strict=True)]
+    new = resizing.sized(written, resizing.after[node], resizing.before[node])
     if sum(isinstance(size, int) and size == -1 for size in new) > 1:
-        raise Refusal("two sizes that depend on a dynamic dimension changed at once")
+        new = [
+            _shrunk(node, size, fresh, stale)
+            for size, fresh, stale in zip(
+                written, resizing.after[node], resizing.before[node], strict=True
+            )
+        ]
     set_argument(node, name, new)
+
+
+def _shrunk(node: Node, size: Any, fresh: int, stale: int) -> Any:
+    """A size after the cut; one that the graph computes is computed on, in proportion."""
+    if fresh == stale or size == -1:
+        return size
+    if isinstance(size, int):
+        return fresh
+    with node.graph.inserting_before(node):
+        wide = node.graph.call_function(mul, (size, fresh))
+        return node.graph.call_function(floordiv, (wide, stale))
 
 
 @resize(aten.unflatten.int)
@@ -135,7 +198,7 @@ def expanded(call: Call) -> Value:
     written = argument(call.node, "size")
     free = [at for at, size in enumerate(written) if isinstance(size, int) and before[at] == 1]
     own = [plane.reshape(*[1] * lead, *plane.shape) for plane in source.planes]
-    return Value(output, (*own, *call.labels.fresh(output, free).planes))
+    return Value(output, (*own, *call.labels.loose(output, free).planes))
 
 
 @resize(aten.expand.default)
@@ -146,12 +209,54 @@ def resized_expand(resizing: Resizing) -> None:
     set_argument(node, "size", new)
 
 
-@rule(aten.repeat.default)
+@rule(aten.repeat.default, aten.tile.default)
 def repeated(call: Call) -> Value:
-    """Couple ``repeat``: each copy of a channel goes with it."""
-    repeats = call.argument("repeats")
-    (value,) = call.labels.moved(call.value("self"), lambda labels: labels.repeat(repeats))
+    """Couple ``repeat``: each copy of a channel goes with it; copies of one are as many as used."""
+    source, output = call.value("self"), call.output
+    name = _COPIES[call.node.target]
+    repeats = call.argument(name)
+    (value,) = call.labels.moved(source, lambda labels: labels.tile(repeats))
+    written = [1] * (len(output) - len(repeats)) + list(argument(call.node, name))
+    lead = len(output) - len(source.shape)
+    before = (*[1] * lead, *source.shape)
+    free = [at for at, size in enumerate(written) if isinstance(size, int) and before[at] == 1]
+    return Value(output, (*value.planes, *call.labels.loose(output, free).planes))
+
+
+@resize(aten.repeat.default, aten.tile.default)
+def resized_repeat(resizing: Resizing) -> None:
+    """Write how many copies of one are left."""
+    node = resizing.node
+    name = _COPIES[node.target]
+    source, new = resizing.before[argument(node, "self")], resizing.after[node]
+    written = [1] * (len(new) - len(argument(node, name))) + list(argument(node, name))
+    for at, size in enumerate((*[1] * (len(written) - len(source)), *source)):
+        if size == 1 and isinstance(written[at], int):
+            written[at] = new[at]
+    set_argument(node, name, written)
+
+
+@rule(aten.repeat_interleave.self_int)
+def interleaved(call: Call) -> Value:
+    """Couple ``repeat_interleave``: each copy of a channel goes with it."""
+    repeats, dim = call.argument("repeats"), call.argument("dim")
+    source = call.value("self")
+    (value,) = call.labels.moved(source, lambda labels: labels.repeat_interleave(repeats, dim))
     return value
+
+
+@resize(aten.repeat_interleave.self_int)
+def resized_interleave(resizing: Resizing) -> None:
+    """Let the size be counted again, where it was written down."""
+    set_argument(resizing.node, "output_size", None)
+
+
+@rule(aten.meshgrid.indexing)
+def meshed(call: Call) -> list[Value]:
+    """Couple a grid of places: none of them may go."""
+    for operand in call.tensors():
+        call.labels.fix_value(operand)
+    return [Value(tuple(map(call.program.size, part.shape))) for part in call.node.meta["val"]]
 
 
 @resize(*SPLITS)
@@ -168,13 +273,27 @@ def resized_split(resizing: Resizing) -> None:
 
 @rule(aten.slice.Tensor)
 def sliced(call: Call) -> Value:
-    """Couple a slice: the labels of the part."""
-    source, dim = call.value("self"), call.argument("dim")
-    if call.argument("step") != 1 and source.along(dim):
-        raise Refusal("a slice with a step over a dimension that could lose channels")
+    """Couple a slice: the labels of the part. With a step, each run of one step goes whole."""
+    source, dim, step = call.value("self"), call.argument("dim"), call.argument("step")
+    _check_places(call, "start", "end")
+    if step != 1:
+        _in_runs(call, source, dim, step)
     arguments = [call.argument(name) for name in ("dim", "start", "end", "step")]
     (value,) = call.labels.moved(source, lambda labels: aten.slice.Tensor(labels, *arguments))
     return value
+
+
+def _in_runs(call: Call, source: Value, dim: int, step: int) -> None:
+    """Tie what lies between two places of a strided slice: then every stride stays as it is."""
+    size = source.shape[dim]
+    for plane in source.along(dim):
+        start = _index(call.argument("start") or 0, size)
+        if size % step or start >= step or (call.argument("end") or size) < size:
+            call.labels.fix(plane)
+        else:
+            moved = plane.movedim(dim, -1)
+            runs = moved.reshape(*moved.shape[:-1], -1, step)
+            call.labels.tie(runs, runs[..., :1])
 
 
 @resize(aten.slice.Tensor)
@@ -182,13 +301,15 @@ def resized_slice(resizing: Resizing) -> None:
     """Start after as many kept channels as there were channels, and take as many as are left."""
     node = resizing.node
     source, dim = argument(node, "self"), argument(node, "dim")
-    if resizing.before[source][dim] == resizing.after[source][dim]:
-        return
     size = resizing.before[source][dim]
+    if size == resizing.after[source][dim] or argument(node, "step") != 1:
+        return  # A slice with a step runs to the end, and its start is within the first step.
     start = _index(argument(node, "start") or 0, size)
     first = resizing.kept_before(source, dim, start)
     set_argument(node, "start", first)
-    set_argument(node, "end", first + resizing.after[node][dim])
+    end = argument(node, "end")
+    if end is not None and _index(end, size) < size:  # To the end stays to the end.
+        set_argument(node, "end", first + resizing.after[node][dim])
 
 
 @resize(aten.select.int)
@@ -202,9 +323,15 @@ def resized_select(resizing: Resizing) -> None:
         set_argument(node, "index", resizing.kept_before(source, dim, index))
 
 
+def _check_places(call: Call, *names: str) -> None:
+    """Keep a dimension whole along which the graph computes places."""
+    if any(isinstance(argument(call.node, name), Node) for name in names):
+        for plane in call.value("self").along(call.argument("dim")):
+            call.labels.fix(plane)
+
+
 def _index(written: Any, size: int) -> int:
-    if not isinstance(written, int):
-        raise Refusal("an index that depends on a dynamic dimension")
+    assert isinstance(written, int), "the rule refused any other"
     return max(written + size, 0) if written < 0 else min(written, size)
 
 

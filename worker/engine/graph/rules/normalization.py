@@ -11,16 +11,32 @@ aten = torch.ops.aten
 
 @rule(aten.batch_norm.default, aten.instance_norm.default)
 def batch_norm(call: Call) -> Value:
-    """Couple a norm over batch and space, or space alone: each channel has its own statistics."""
+    """Couple a norm of each channel, by its running statistics or by those of what it reads.
+
+    A standardized weight is a batch norm over the weight that trains for ever: its statistics run
+    over input channels too, and over those that are left once some are gone.
+    """
     source = call.value("input")
-    vectors = [
-        value
-        for name in ("weight", "bias", "running_mean", "running_var")
-        for value in call.optional(name)
-    ]
-    stars = " *" * (len(source.shape) - 2)
-    equation = f"n c{stars}{', c' * len(vectors)} -> n c{stars}"
+    running = [v for name in ("running_mean", "running_var") for v in call.optional(name)]
+    vectors = [v for name in ("weight", "bias") for v in call.optional(name)] + running
+    space = " ".join(f"s{at}" for at in range(len(source.shape) - 2))
+    is_batch = call.node.target == aten.batch_norm.default
+    if not is_batch or not running or call.argument("training"):
+        call.normalizes("input", [0] * is_batch + [*range(2, len(source.shape))])
+    equation = f"n c {space}{', c' * len(vectors)} -> n c {space}"
     return call.coupler.equate(equation, source, *vectors, output=call.output)
+
+
+@rule(aten._weight_norm.default)
+def weight_norm(call: Call) -> Value:
+    """Couple ``_weight_norm(v, g, dim)``: all dimensions but one make one number of length ``g``.
+
+    The length is taken over the inputs that are left once some are gone.
+    """
+    direction = call.value("v")
+    rank = len(direction.shape)
+    call.normalizes("v", [dim for dim in range(rank) if dim != call.argument("dim") % rank])
+    return call.coupler.broadcast(direction, call.value("g"), output=call.output)
 
 
 @rule(aten.layer_norm.default, aten.rms_norm.default)

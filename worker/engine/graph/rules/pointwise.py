@@ -17,26 +17,36 @@ def is_pointwise(operator: Any) -> bool:
 
 # These act on each element alone, and ATen does not tag them.
 @rule(
+    aten.__and__.Tensor,
+    aten.__or__.Tensor,
     aten.alias.default,
     aten.alpha_dropout.default,
     aten.contiguous.default,
+    aten.copy_.default,
     aten.detach.default,
     aten.detach_.default,
     aten.dropout.default,
     aten.dropout_.default,
+    aten.empty_like.default,
     aten.expand_as.default,
     aten.feature_dropout.default,
     aten.fill_.Scalar,
     aten.fill_.Tensor,
+    aten.floor_divide.default,
     aten.full_like.default,
     aten.hardswish.default,
     aten.hardswish_.default,
     aten.lift_fresh_copy.default,
+    aten.masked_fill_.Scalar,
+    aten.masked_fill_.Tensor,
     aten.ones_like.default,
     aten.to.device,
     aten.to.dtype,
     aten.to.dtype_layout,
     aten.type_as.default,
+    aten.where.Scalar,
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
     aten.zero_.default,
     aten.zeros_like.default,
 )
@@ -64,22 +74,7 @@ def glu(call: Call) -> Value:
     return call.coupler.broadcast(first, second, output=call.output)
 
 
-@rule(
-    aten.softmax.int,
-    aten.log_softmax.int,
-    aten._softmax.default,
-    aten._log_softmax.default,
-)
-def softmax(call: Call) -> Value:
-    """Couple a softmax: what it runs over keeps its size, for it mixes across it."""
-    source = call.value("self")
-    dim = call.argument("dim") % len(source.shape)
-    names = [f"d{at}" for at in range(len(source.shape))]
-    dims = " ".join(names)
-    return call.coupler.equate(f"{dims} -> {dims}", source, output=call.output, fixed=(names[dim],))
-
-
-@rule(aten._assert_tensor_metadata.default)
+@rule(aten._assert_scalar.default, aten._assert_tensor_metadata.default)
 def assertion(call: Call) -> Value:
-    """Couple nothing: an assertion reads a tensor and makes none."""
+    """Couple nothing: an assertion reads and makes nothing."""
     return call.tensors()[0]

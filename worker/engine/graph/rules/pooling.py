@@ -12,10 +12,21 @@ SPATIAL_RANK = {
     aten.adaptive_avg_pool1d.default: 1,
     aten.adaptive_avg_pool2d.default: 2,
     aten.adaptive_avg_pool3d.default: 3,
+    aten._upsample_bicubic2d_aa.vec: 2,
+    aten._upsample_bilinear2d_aa.vec: 2,
+    aten._upsample_nearest_exact1d.vec: 1,
+    aten._upsample_nearest_exact2d.vec: 2,
+    aten._upsample_nearest_exact3d.vec: 3,
+    aten.adaptive_max_pool1d.default: 1,
+    aten.adaptive_max_pool2d.default: 2,
+    aten.adaptive_max_pool3d.default: 3,
     aten.avg_pool1d.default: 1,
     aten.avg_pool2d.default: 2,
     aten.avg_pool3d.default: 3,
     aten.max_pool1d.default: 1,
+    aten.max_pool1d_with_indices.default: 1,
+    aten.max_pool2d_with_indices.default: 2,
+    aten.max_pool3d_with_indices.default: 3,
     aten.max_pool2d.default: 2,
     aten.max_pool3d.default: 3,
     aten.upsample_bicubic2d.vec: 2,
@@ -55,9 +66,29 @@ def pixel_unshuffle(call: Call) -> Value:
     )
 
 
-@rule(*SPATIAL_RANK)
+@rule(*(operator for operator in SPATIAL_RANK if len(operator._schema.returns) == 1))
 def pooling(call: Call) -> Value:
     """Couple an operator that works on each channel's space alone."""
-    (source,) = call.tensors()
+    return _pooled(call)
+
+
+@rule(*(operator for operator in SPATIAL_RANK if len(operator._schema.returns) == 2))
+def pooling_with_places(call: Call) -> list[Value]:
+    """Couple a pooling that also says where in space it found what it returns."""
+    value = _pooled(call)
+    return [value, value]
+
+
+@rule(aten.grid_sampler.default)
+def sampled(call: Call) -> Value:
+    """Couple a sampling of each channel's space at the places of a grid."""
+    source, grid = call.value("input"), call.value("grid")
+    stars = " *" * (len(source.shape) - 2)
+    equation = f"n c{stars}, n{stars} * -> n c{stars}"
+    return call.coupler.equate(equation, source, grid, output=call.output)
+
+
+def _pooled(call: Call) -> Value:
+    source = call.tensors()[0]
     stars = " *" * SPATIAL_RANK[operator_of(call.node)]
-    return call.coupler.equate(f"...{stars} -> ...{stars}", source, output=call.output)
+    return call.coupler.equate(f"...{stars} -> ...{stars}", source, output=call.first_output)

@@ -1,0 +1,158 @@
+"""Residual blocks: a branch whose result is added to what it read, and that can be left out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Graph, Node
+
+from worker.engine.graph.arguments import shares_memory, written_by
+from worker.engine.program import Program, tensor_value
+
+aten = torch.ops.aten
+ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
+
+
+@dataclass(frozen=True)
+class Block:
+    """``sum = kept + branch``, where the nodes of ``body`` compute ``branch`` and nothing else.
+
+    ``parameters`` are those that the body reads, in that order; another block may read them too.
+    """
+
+    sum: Node
+    kept: Node
+    branch: Node
+    body: frozenset[Node]
+    parameters: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The module that holds its parameters, and the first and the last of them."""
+        owners = [parameter.split(".")[:-1] for parameter in self.parameters]
+        shared = [len(set(parts)) == 1 for parts in zip(*owners, strict=False)]
+        depth = [*shared, False].index(False)
+        common = owners[0][:depth]
+        first, last = (".".join(owners[at][depth:]) for at in (0, -1))
+        span = first if first == last or not last else f"{first or 'itself'} to {last}"
+        return f"{'.'.join(common)} ({span})" if span else ".".join(common)
+
+
+def find_blocks(program: Program, *, exclude: frozenset[str] = frozenset()) -> tuple[Block, ...]:
+    """The innermost residual blocks of a program, in its order.
+
+    Args:
+        program: Read, never written.
+        exclude: Names of parameters that have to stay: their blocks do.
+    """
+    found: list[Block] = []
+    ancestry = _Ancestry(program.graph)
+    for node in program.graph.nodes:
+        block = _block_at(program, node, ancestry)
+        if block is None or exclude & set(block.parameters):
+            continue
+        if not any(inner.sum in block.body for inner in found):
+            found.append(block)
+    return tuple(found)
+
+
+def unused_without(graph: Graph, gone: Iterable[Node]) -> set[Node]:
+    """The nodes that nobody needs once these are gone, themselves included."""
+    unused = set(gone)
+    for node in reversed(graph.nodes):
+        if node.op == "placeholder" or not node.users:
+            continue
+        if all(user in unused for user in node.users):
+            unused.add(node)
+    return unused
+
+
+class _Ancestry:
+    """Which nodes each node depends on, as bits of one number."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = list(graph.nodes)
+        self.place = {node: at for at, node in enumerate(self.nodes)}
+        self.of: dict[Node, int] = {}
+        for node in self.nodes:
+            bits = 0
+            for source in node.all_input_nodes:
+                bits |= self.of[source] | (1 << self.place[source])
+            self.of[node] = bits
+
+    def depends(self, node: Node, on: Node) -> bool:
+        return bool(self.of[node] >> self.place[on] & 1)
+
+    def between(self, start: Node, end: Node) -> Iterator[Node]:
+        """The nodes through which ``end`` depends on ``start``, ``end`` included."""
+        for node in self.nodes[self.place[start] + 1 : self.place[end] + 1]:
+            if self.depends(node, start) and (node is end or self.depends(end, node)):
+                yield node
+
+
+def _block_at(program: Program, node: Node, ancestry: _Ancestry) -> Block | None:
+    """The block that ends with this addition."""
+    operands = node.all_input_nodes
+    if node.target not in ADDITIONS or len(operands) != 2 or node.kwargs.get("alpha", 1) != 1:
+        return None
+    if any(tensor_value(o) is None or program.shape(o) != program.shape(node) for o in operands):
+        return None
+    for kept, branch in (operands, operands[::-1]):
+        start = next((at for at in _trunk(kept) if ancestry.depends(branch, at)), None)
+        if start is not None:
+            body = _closed(ancestry.between(start, branch))
+            if _stands_alone(body, node):
+                return _block(node, kept, branch, body)
+    return None
+
+
+def _trunk(node: Node) -> Iterator[Node]:
+    """A node, and what it was before branches were added to it: these may run in parallel."""
+    yield node
+    if node.target in ADDITIONS:
+        for source in node.all_input_nodes:
+            yield from _trunk(source)
+
+
+def _closed(body: Iterable[Node]) -> frozenset[Node]:
+    """A body with the assertions about what it computes: they have no result."""
+    nodes = set(body)
+    checks = {
+        user for node in nodes for user in node.users if not user.users and user.op != "output"
+    }
+    return frozenset(nodes | checks)
+
+
+def _stands_alone(body: frozenset[Node], end: Node) -> bool:
+    """Whether nothing else reads or notices what the body does."""
+    if any(user not in body and user is not end for node in body for user in node.users):
+        return False
+    return all(_base(written, body) in body for node in body for written in written_by(node))
+
+
+def _base(node: Node, body: frozenset[Node]) -> Node:
+    """The tensor whose memory a node shows, as far as the body goes."""
+    if node in body and shares_memory(node) and isinstance(node.args[0], Node):
+        return _base(node.args[0], body)
+    return node
+
+
+def _block(end: Node, kept: Node, branch: Node, body: frozenset[Node]) -> Block | None:
+    """The block, if it has weights: a part of a norm or of an activation has none."""
+    behind = unused_without(end.graph, body) - body
+    read = [
+        source
+        for node in end.graph.nodes
+        if node in body or node in behind
+        for source in node.all_input_nodes
+        if source.op == "get_attr"
+    ]
+    if not any(_is_matrix(node) for node in read):
+        return None
+    names = dict.fromkeys(str(node.target) for node in read)
+    return Block(end, kept, branch, body, tuple(names))
+
+
+def _is_matrix(node: Node) -> bool:
+    value = tensor_value(node)
+    return value is not None and sum(size > 1 for size in value.shape) > 1
