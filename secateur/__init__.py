@@ -1,5 +1,6 @@
 """Secateur: make trained neural networks smaller and faster, over HTTP."""
 
+from secateur.apply import Applied, apply_plan
 from secateur.client import Client
 from secateur.errors import (
     ConnectionFailed,
@@ -7,6 +8,7 @@ from secateur.errors import (
     JobCanceled,
     JobFailed,
     JobNotSucceeded,
+    PlanMismatch,
     ProblemError,
     SecateurError,
     UnexpectedAnswer,
@@ -23,6 +25,7 @@ from secateur.transport import Retries
 __version__ = "0.1.0"
 
 __all__ = [
+    "Applied",
     "Artifact",
     "Client",
     "ConnectionFailed",
@@ -39,6 +42,7 @@ __all__ = [
     "JobState",
     "Model",
     "Plan",
+    "PlanMismatch",
     "PlanSpec",
     "ProblemError",
     "Progress",
@@ -49,4 +53,5 @@ __all__ = [
     "UnexpectedAnswer",
     "WaitTimeout",
     "__version__",
+    "apply_plan",
 ]

@@ -21,6 +21,7 @@ CRITERIA: dict[Criterion, Needs] = {
 
 STEPS: dict[str, Needs] = {
     "prune": Needs("Score channels, choose the least important, take them out."),
+    "apply_plan": Needs("Take out exactly what a plan says, downloaded and perhaps edited."),
     "recalibrate": Needs("Estimate batch-norm statistics again.", data=True),
     "finetune": Needs("Train on labeled data to regain accuracy.", data=True, labels=True),
 }

@@ -17,11 +17,14 @@ from secateur.jobs import Job, JobState
 from secateur.plan import Plan
 from secateur.progress import ProgressLine
 from secateur.report import Report
-from secateur.spec import Criterion, Scope
+from secateur.spec import Criterion, Granularity, Scope
 from secateur.table import aligned, plan_table, report_table
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: as asked; the service or the job said no; a wrong command line; Ctrl-C."""
+
+_PRUNE_OPTIONS = ("criterion", "scope", "granularity", "exclude", "channel_multiple")
+"""How to prune, besides how much: named as in the spec."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,6 +121,7 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
     print(f"Secateur {found.version} at {options.url}")
     print(f"models: {', '.join(found.model_formats)}; data: {', '.join(found.dataset_formats)}")
     print(f"budgets: {', '.join(found.budgets)}; scopes: {', '.join(found.scopes)}")
+    print(f"granularities: {', '.join(found.granularities)}")
     for title, rows in (("steps", found.steps), ("criteria", found.criteria)):
         print(f"{title}:")
         for row in rows:
@@ -140,6 +144,8 @@ def _uploaded_data(
 
 def _recipe(options: argparse.Namespace) -> list[dict[str, Any]]:
     steps = [_prune_step(options)]
+    if options.plan is not None:
+        steps = [{"step": "apply_plan", "plan": options.plan}]
     if options.train is not None:
         steps.append({"step": "recalibrate"})
     if options.finetune:
@@ -159,11 +165,14 @@ def _prune_step(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "step": "prune",
         "budget": {name: value for name, value in budget.items() if value is not None},
-        "criterion": options.criterion,
-        "scope": options.scope,
-        "exclude": options.exclude,
-        "channel_multiple": options.channel_multiple,
+        **_chosen(options),
     }
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of how to prune; the spec has a default for the rest."""
+    chosen = {name: getattr(options, name) for name in _PRUNE_OPTIONS}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def _followed(client: Client, job: Job, line: ProgressLine) -> Job:
@@ -217,7 +226,13 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         description="Upload a model, prune it, recover it with your data, measure both, and "
         "download the result.",
     )
-    _add_prune_options(command)
+    how_much = _add_prune_options(command)
+    how_much.add_argument(
+        "--plan",
+        type=_document,
+        metavar="JSON",
+        help="remove what this plan says, made by `secateur plan -o` and perhaps edited",
+    )
     command.add_argument("--train", type=_file, metavar="NPZ", help="data to recover with")
     command.add_argument("--test", type=_file, metavar="NPZ", help="data to measure with")
     command.add_argument(
@@ -247,6 +262,9 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _checked_compress(client: Client, options: argparse.Namespace) -> None:
     if options.finetune and options.train is None:
         raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
+    if options.plan is not None and (chosen := _chosen(options)):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
+        raise SystemExit(_misuse(f"--plan says what goes: leave out {names}, or edit the plan"))
     compress(client, options)
 
 
@@ -273,7 +291,8 @@ def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.set_defaults(run=jobs)
 
 
-def _add_prune_options(command: argparse.ArgumentParser) -> None:
+def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
+    """Add the options of a prune step; give the group of which one has to be chosen."""
     command.add_argument("model", type=_file, metavar="MODEL", help="a .pt2 file")
     budget = command.add_mutually_exclusive_group(required=True)
     budget.add_argument(
@@ -285,27 +304,37 @@ def _add_prune_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--criterion",
         choices=[each.value for each in Criterion],
-        default=Criterion.MAGNITUDE.value,
-        help="how channels are scored (default: %(default)s)",
+        help=f"how channels are scored (default: {Criterion.MAGNITUDE})",
     )
     command.add_argument(
         "--scope",
         choices=[each.value for each in Scope],
-        default=Scope.GLOBAL.value,
-        help="who competes with whom (default: %(default)s)",
+        help=f"who competes with whom (default: {Scope.GLOBAL})",
+    )
+    command.add_argument(
+        "--granularity",
+        choices=[each.value for each in Granularity],
+        help=f"what is removed as one (default: {Granularity.CHANNELS})",
     )
     command.add_argument(
         "--exclude",
         action="append",
-        default=[],
         metavar="PATTERN",
         help="parameters whose shape may not change, such as 'head.*'; may be repeated",
     )
     command.add_argument(
-        "--channel-multiple", type=int, default=1, help="keep channels in multiples of this"
+        "--channel-multiple", type=int, metavar="N", help="keep channels in multiples of this"
     )
     command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     command.add_argument("--label", help="yours, for finding the job again")
+    return budget
+
+
+def _document(text: str) -> Any:
+    try:
+        return json.loads(_file(text).read_bytes())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
 
 
 def _file(text: str) -> Path:

@@ -19,7 +19,7 @@ from secateur.models import Dataset, DatasetFormat, DatasetPage, Model, ModelFor
 from secateur.plan import Plan
 from secateur.problems import Capabilities, Validation
 from secateur.report import Report
-from secateur.spec import JobSpec, PlanSpec
+from secateur.spec import JobSpec, PlanSpec, bare_plan
 from secateur.transport import Request, Retries, Transport
 
 _POLL_S = 30
@@ -146,7 +146,8 @@ class Client:
         """Start a job.
 
         Args:
-            spec: What to do. A mapping is checked here, before anything is sent.
+            spec: What to do. A mapping is checked here, before anything is sent. The `plan` of an
+                `apply_plan` step is a `Plan` or its document, of which only what is read is sent.
             idempotency_key: Makes one job of all calls with the same key; by default a new one,
                 so that a call that has to be repeated on the way still makes one job.
 
@@ -270,7 +271,7 @@ class Client:
 
     def validate(self, spec: JobSpec | Mapping[str, Any]) -> Validation:
         """Ask whether a spec would be taken, and what is wrong with it. Nothing is started."""
-        body = json.dumps(spec) if isinstance(spec, Mapping) else spec.model_dump_json()
+        body = json.dumps(_bare(spec)) if isinstance(spec, Mapping) else spec.model_dump_json()
         request = self._request("POST", "/v1/jobs/validate", body=body.encode(), is_repeatable=True)
         return self._transport.read_as(Validation, self._transport.send(request))
 
@@ -389,6 +390,20 @@ class Client:
 
 def _id(job: Job | str) -> str:
     return job if isinstance(job, str) else job.id
+
+
+def _bare(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A spec that is not checked yet, its plans without what is not read."""
+    recipe = spec.get("recipe")
+    if not isinstance(recipe, list | tuple):
+        return spec
+    steps = [
+        {**step, "plan": bare_plan(step["plan"])}
+        if isinstance(step, Mapping) and "plan" in step
+        else step
+        for step in recipe
+    ]
+    return {**spec, "recipe": steps}
 
 
 def _plain(name: str) -> str:

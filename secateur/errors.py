@@ -1,4 +1,4 @@
-"""Every way in which a call of the client ends badly.
+"""Every way in which a call ends badly.
 
 * SecateurError
   x ConnectionFailed    the service did not answer, though asked several times
@@ -9,6 +9,7 @@
     x JobCanceled       the job was canceled
   x WaitTimeout         the job had not ended when the time was over
   x DownloadCorrupt     what arrived is not what the service announced
+  x PlanMismatch        a plan cannot be applied to this module
 """
 
 from pathlib import Path
@@ -96,3 +97,11 @@ class DownloadCorrupt(SecateurError):
     def __init__(self, path: Path, *, expected: str, actual: str) -> None:
         self.path = path
         super().__init__(f"{path}: expected sha256 {expected}, got {actual}; download it again")
+
+
+class PlanMismatch(SecateurError):
+    """A plan cannot be applied to a module. The module is as it was."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("the plan cannot be applied: " + "; ".join(problems))

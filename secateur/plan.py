@@ -3,7 +3,9 @@
 from pydantic import Field
 
 from secateur.schema import Output
-from secateur.spec import Budget, Criterion, Scope
+from secateur.spec import Budget, Criterion, Granularity, Scope
+
+PLAN_FORMAT_VERSION = 2
 
 
 class Counts(Output):
@@ -21,6 +23,10 @@ class Member(Output):
         description="Full name of the parameter or buffer.", examples=["conv1.weight"]
     )
     dim: int = Field(description="The dimension that gets shorter.")
+    channels: list[int] | None = Field(
+        description="For each index of the dimension, the channel of the group that it belongs to; "
+        "-1 where it belongs to none and stays. Null where index i is channel i."
+    )
 
 
 class ChannelGroup(Output):
@@ -28,10 +34,25 @@ class ChannelGroup(Output):
 
     id: str = Field(description="The same for the same model file.", examples=["g3"])
     name: str = Field(description="The first parameter that has these channels.")
+    granularity: Granularity = Field(description="What one channel of this group is.")
     channel_count: int
-    keep: list[int] = Field(description="Channels that stay, sorted.")
-    importance: list[float] = Field(description="One score per channel; higher is kept.")
+    channel_names: list[str] | None = Field(
+        description="What each channel is, where it has a name: a residual block has; else null."
+    )
+    keep: list[int] = Field(description="Channels that stay, sorted; counted from 0.")
+    importance: list[float] | None = Field(
+        description="One score per channel; higher is kept. Null where a given plan was applied."
+    )
     members: list[Member]
+
+
+class WrittenSize(Output):
+    """A call that spells out sizes which this cut changes."""
+
+    module: str = Field(description="Path of the module that calls; empty for the top.")
+    operator: str = Field(examples=["aten.view.default"])
+    before: list[int]
+    after: list[int]
 
 
 class FrozenOperator(Output):
@@ -48,12 +69,18 @@ class Plan(Output):
 
     format_version: int
     model_sha256: str
-    criterion: Criterion
-    scope: Scope
-    budget: Budget
+    criterion: Criterion | None = Field(description="Null where a given plan was applied.")
+    scope: Scope | None = Field(description="Null where a given plan was applied.")
+    granularity: Granularity
+    budget: Budget | None = Field(description="Null where a given plan was applied.")
+    exclude: list[str]
     seed: int
     baseline: Counts
     predicted: Counts
     channel_groups: list[ChannelGroup]
+    sizes: list[WrittenSize] = Field(
+        description="Every size that the program spells out and that this cut changes: what a "
+        "module's own code may have to follow."
+    )
     frozen: list[FrozenOperator]
     warnings: list[str]

@@ -79,6 +79,7 @@ class Capabilities(Output):
     dataset_formats: list[str]
     criteria: list[CriterionInfo]
     scopes: list[str]
+    granularities: list[str]
     budgets: list[str]
     steps: list[StepInfo]
     limits: Limits

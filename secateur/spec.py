@@ -1,10 +1,12 @@
 """What a caller asks for: the job spec. Frozen, JSON, hashed."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from secateur.schema import Input
 
@@ -23,6 +25,15 @@ class Scope(StrEnum):
 
     LOCAL = "local"
     GLOBAL = "global"
+
+
+class Granularity(StrEnum):
+    """What is removed as one."""
+
+    CHANNELS = "channels"
+    HEADS = "heads"
+    HEAD_DIM = "head_dim"
+    LAYERS = "layers"
 
 
 # PostgreSQL keeps no text with a zero in it.
@@ -57,6 +68,16 @@ class Budget(Input):
         return self
 
 
+Exclude = Annotated[
+    tuple[str, ...],
+    Field(
+        max_length=1000,
+        description="Parameters whose shape may not change, by name or shell-style pattern.",
+        examples=[["classifier.*"]],
+    ),
+]
+
+
 class PruneStep(Input):
     """Score channels, choose the least important, and take them out of the program."""
 
@@ -70,12 +91,13 @@ class PruneStep(Input):
         description="`global`: one ranking over the model. `local`: the same share of every "
         "channel group.",
     )
-    exclude: tuple[str, ...] = Field(
-        default=(),
-        max_length=1000,
-        description="Parameters whose shape may not change, by name or shell-style pattern.",
-        examples=[["classifier.*"]],
+    granularity: Granularity = Field(
+        default=Granularity.CHANNELS,
+        description="`channels`: every channel group; attention loses whole heads. `heads`: "
+        "attention heads alone. `head_dim`: the width of heads alone. `layers`: whole residual "
+        "blocks `x + f(x)` are dropped.",
     )
+    exclude: Exclude = ()
     channel_multiple: int = Field(
         default=1,
         ge=1,
@@ -83,6 +105,112 @@ class PruneStep(Input):
         description="Channel counts are kept at a multiple of this, for the hardware.",
         examples=[8],
     )
+
+
+IGNORED_OF_PLAN = frozenset(
+    {
+        "criterion",
+        "scope",
+        "budget",
+        "seed",
+        "baseline",
+        "predicted",
+        "sizes",
+        "frozen",
+        "warnings",
+    }
+)
+"""What a plan says of itself: taken along when it is sent back, and not read."""
+
+IGNORED_OF_GROUP = frozenset({"name", "granularity", "channel_names", "importance", "members"})
+"""The same, of each of its channel groups."""
+
+
+def bare_plan(plan: Any) -> Any:
+    """A plan's document without what is not read when it is applied; anything else as it is."""
+    if isinstance(plan, BaseModel):
+        plan = plan.model_dump(mode="json")
+    if not isinstance(plan, Mapping):
+        return plan
+    bare = {name: value for name, value in plan.items() if name not in IGNORED_OF_PLAN}
+    if isinstance(bare.get("channel_groups"), list | tuple):
+        bare["channel_groups"] = [_bare_group(group) for group in bare["channel_groups"]]
+    return bare
+
+
+def _bare_group(group: Any) -> Any:
+    if not isinstance(group, Mapping):
+        return group
+    return {name: value for name, value in group.items() if name not in IGNORED_OF_GROUP}
+
+
+def _sorted(keep: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := _repeated(keep):
+        raise ValueError(f"each channel once; named more than once: {twice}")
+    return tuple(sorted(keep))
+
+
+def _repeated(values: Iterable[Hashable]) -> str:
+    """What is there more than once, or the first five of it."""
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    return ", ".join(str(value) for value in twice[:5])
+
+
+def _takes_more(schema: dict[str, Any]) -> None:
+    """What a whole plan says more is dropped before it is checked: the schema allows it."""
+    schema.pop("additionalProperties", None)
+
+
+class GivenGroup(Input):
+    """A channel group, and which of its channels stay."""
+
+    model_config = ConfigDict(json_schema_extra=_takes_more)
+
+    id: Label = Field(examples=["g3"])
+    keep: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_sorted)] = Field(
+        description="Channels that stay; all others of the group go.", examples=[[0, 2, 3]]
+    )
+    channel_count: int | None = Field(
+        default=None, ge=1, description="Where given, the group must have as many channels."
+    )
+
+
+class GivenPlan(Input):
+    """A plan as it was downloaded, whole, or only what is needed to apply it.
+
+    Groups that it leaves out stay whole. Scores, counts and all else that a plan says of itself is
+    taken and not read; a field that no plan has is refused.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_takes_more)
+
+    format_version: Literal[2]
+    model_sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="Of the model's file that the plan was made for."
+    )
+    granularity: Granularity = Field(
+        default=Granularity.CHANNELS, description="As the plan was made: it decides the groups."
+    )
+    exclude: Exclude = Field(default=())
+    channel_groups: tuple[GivenGroup, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, given: Any) -> Any:
+        return bare_plan(given)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if twice := _repeated(group.id for group in self.channel_groups):
+            raise ValueError(f"each channel group once; given more than once: {twice}")
+        return self
+
+
+class ApplyPlanStep(Input):
+    """Take out exactly what a plan says that was downloaded, and perhaps edited."""
+
+    step: Literal["apply_plan"]
+    plan: GivenPlan
 
 
 class RecalibrateStep(Input):
@@ -103,7 +231,9 @@ class FinetuneStep(Input):
     batch_size: int = Field(default=64, ge=1, le=65536)
 
 
-Step = Annotated[PruneStep | RecalibrateStep | FinetuneStep, Field(discriminator="step")]
+Step = Annotated[
+    PruneStep | ApplyPlanStep | RecalibrateStep | FinetuneStep, Field(discriminator="step")
+]
 """A step of a recipe. Steps run in the order given."""
 
 
@@ -160,9 +290,12 @@ class JobSpec(Input):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @model_validator(mode="after")
-    def _first_step_prunes(self) -> Self:
-        if not any(isinstance(step, PruneStep) for step in self.recipe):
-            raise ValueError("recipe: at least one step must be 'prune', or nothing is compressed")
+    def _a_step_prunes(self) -> Self:
+        if not any(isinstance(step, PruneStep | ApplyPlanStep) for step in self.recipe):
+            raise ValueError(
+                "recipe: at least one step must be 'prune' or 'apply_plan', or nothing is "
+                "compressed"
+            )
         return self
 
 

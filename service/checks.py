@@ -1,4 +1,4 @@
-"""Whether a spec fits what was uploaded: data that it needs, and shapes that agree."""
+"""Whether a spec fits what was uploaded: its data, its shapes, the model of its plan."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from secateur.capabilities import CRITERIA, STEPS, Needs
 from secateur.models import Dataset, Model, TensorInfo
 from secateur.problems import FieldProblem
-from secateur.spec import JobSpec, PruneStep
+from secateur.spec import ApplyPlanStep, JobSpec, PruneStep
 
 INPUTS = "inputs"
 TARGETS = "targets"
@@ -64,6 +64,23 @@ def mismatched_data(named: Named) -> list[FieldProblem]:
         for pointer, dataset in datasets.items()
         if dataset is not None
         for detail in _mismatches(named.model, dataset)
+    ]
+
+
+def mismatched_plans(spec: JobSpec, named: Named) -> list[FieldProblem]:
+    """The plans that were made for another model."""
+    if named.model is None:
+        return []
+    return [
+        FieldProblem(
+            pointer=f"/recipe/{index}/plan/model_sha256",
+            code="plan.mismatch",
+            detail=f"the plan was made for a model with sha256 {step.plan.model_sha256}, "
+            f"{named.model.id} has {named.model.sha256}: name the plan's model in /model_id, or "
+            "make a plan of this one (POST /v1/plans)",
+        )
+        for index, step in enumerate(spec.recipe)
+        if isinstance(step, ApplyPlanStep) and step.plan.model_sha256 != named.model.sha256
     ]
 
 

@@ -36,6 +36,7 @@
     - UnknownReference           spec.unknown_id
     - DataMissing                data.missing
     - DataMismatch               data.mismatch
+    - PlanMismatch               plan.mismatch
   x NotReady                 503 service.not_ready
   x InternalError            500 internal
 
@@ -168,7 +169,11 @@ class BodyTooLarge(ServiceError):
     title = "The request body is too large"
 
     def __init__(self, *, limit_bytes: int) -> None:
-        super().__init__(f"the body of this request may have {limit_bytes} bytes at most")
+        super().__init__(
+            f"the body of this request may have {limit_bytes} bytes at most; of a plan, "
+            "format_version, model_sha256, granularity, exclude, and the id and keep of each "
+            "channel group are enough"
+        )
 
 
 class MediaTypeUnsupported(ServiceError):
@@ -406,6 +411,11 @@ class DataMissing(SpecRefused):
 class DataMismatch(SpecRefused):
     code = "data.mismatch"
     title = "The data does not fit the model"
+
+
+class PlanMismatch(SpecRefused):
+    code = "plan.mismatch"
+    title = "The plan does not fit the model"
 
 
 class NotReady(ServiceError):

@@ -11,7 +11,13 @@ from secateur.jobs import Artifact, Job, JobKind, JobPage, JobState
 from secateur.problems import FieldProblem, Validation
 from secateur.spec import JobSpec
 from service import errors
-from service.checks import Named, mismatched_data, missing_data, unknown_references
+from service.checks import (
+    Named,
+    mismatched_data,
+    mismatched_plans,
+    missing_data,
+    unknown_references,
+)
 from service.clock import now
 from service.messages import Messages
 from service.paging import cursors_checked
@@ -41,6 +47,7 @@ class JobService:
             UnknownReference: The spec names something that is not there.
             DataMissing: A step needs data that the job does not have.
             DataMismatch: A data set does not fit the model.
+            PlanMismatch: A plan was made for another model.
             IdempotencyReused: The key came before with another spec.
         """
         with session_scope(self.engine) as session:
@@ -61,6 +68,7 @@ class JobService:
             *unknown_references(spec, named),
             *missing_data(spec, named),
             *mismatched_data(named),
+            *mismatched_plans(spec, named),
         ]
         return Validation(
             valid=not problems,
@@ -198,6 +206,7 @@ def _check(spec: JobSpec, named: Named) -> None:
         (errors.UnknownReference, unknown_references(spec, named)),
         (errors.DataMissing, missing_data(spec, named)),
         (errors.DataMismatch, mismatched_data(named)),
+        (errors.PlanMismatch, mismatched_plans(spec, named)),
     ]
     for error, problems in checks:
         if problems:

@@ -9,7 +9,7 @@ import secateur
 from secateur.capabilities import CRITERIA, STEPS
 from secateur.models import DatasetFormat, ModelFormat
 from secateur.problems import Capabilities, CriterionInfo, Limits, StepInfo, Validation
-from secateur.spec import SPEC_VERSION, Budget, JobSpec, Scope, job_spec_schema
+from secateur.spec import SPEC_VERSION, Budget, Granularity, JobSpec, Scope, job_spec_schema
 from service.dependencies import PAGE_MAX_ROWS, ServicesDependency
 from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestInvalid
 from service.json_bodies import StrictJsonRoute
@@ -36,6 +36,7 @@ def get_capabilities(services: ServicesDependency) -> Capabilities:
             for name, needs in CRITERIA.items()
         ],
         scopes=list(Scope),
+        granularities=list(Granularity),
         budgets=list(Budget.model_fields),
         steps=[
             StepInfo(

@@ -41,6 +41,7 @@ _SPEC_PROBLEMS = problems(
     errors.UnknownReference,
     errors.DataMissing,
     errors.DataMismatch,
+    errors.PlanMismatch,
     errors.MediaTypeUnsupported,
     errors.BodyTooLarge,
 )

@@ -14,6 +14,7 @@ from secateur.progress import ProgressLine, bar
 from tests.client.conftest import KEY, Service
 from tests.client.test_client import spec
 from tests.service.files import labeled_dataset_file, model_file
+from tests.worker.programs import plan
 
 
 @pytest.fixture
@@ -68,10 +69,27 @@ def test_wrong_command_lines_say_what_is_right(here: None, model_path, capsys) -
     misused("compress", "nowhere.pt2", "--macs", "0.5")
     assert "there is no file 'nowhere.pt2'" in capsys.readouterr().err
     misused("compress", model_path)
-    assert "--macs --channel-ratio" in capsys.readouterr().err
+    assert "--macs --channel-ratio --plan" in capsys.readouterr().err
     misused("compress", model_path, "--macs", "0.5", "--finetune", "2")
     assert "give --train" in capsys.readouterr().err
     misused()
+
+
+def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("{")
+    misused("compress", model_path, "--plan", path)
+    assert "is no JSON" in capsys.readouterr().err
+    path.write_text(json.dumps({**plan([]), "channel_groups": [{"id": "g0", "keep": [0]}]}))
+    misused("compress", model_path, "--plan", path, "--macs", "0.5")
+    assert "not allowed with argument --plan" in capsys.readouterr().err
+    misused("compress", model_path, "--plan", path, "--scope", "local", "--channel-multiple", "2")
+    assert "leave out --scope, --channel-multiple" in capsys.readouterr().err
+    assert main(["compress", str(model_path), "--plan", str(path)]) == FAILED
+    assert "(plan.mismatch)" in capsys.readouterr().err
+    path.write_text(json.dumps({**plan([]), "channel_groups": [{"id": "g0"}]}))
+    assert main(["compress", str(model_path), "--plan", str(path)]) == MISUSED
+    assert "plan.channel_groups.0.keep: Field required" in capsys.readouterr().err
 
 
 def test_without_a_service_or_a_key_nothing_starts(capsys, monkeypatch) -> None:

@@ -8,6 +8,8 @@ from secateur.client import Client
 from secateur.errors import JobCanceled, JobFailed, ProblemError, WaitTimeout
 from secateur.failures import Failure, FailureCode
 from secateur.jobs import Job, JobKind, JobState, Stage
+from secateur.plan import Plan
+from secateur.spec import ApplyPlanStep
 from tests.client.conftest import KEY, Service
 from tests.service.files import labeled_dataset_file, model_file
 from tests.worker.programs import plan
@@ -149,6 +151,31 @@ def test_a_spec_is_checked_without_a_job(client: Client, model_id: str) -> None:
     found = client.validate(spec(model_id, seeed=1))
     assert not found.valid
     assert [problem.pointer for problem in found.problems] == ["/seeed"]
+
+
+def test_a_plan_is_sent_back_without_what_is_not_read(client: Client, model_id: str) -> None:
+    group = {"id": "g0", "keep": [1], "channel_count": 2, "importance": [0.5] * 400_000}
+    whole = {
+        **plan(["x" * (1 << 20)]),
+        "model_sha256": client.model(model_id).sha256,
+        "channel_groups": [
+            {
+                **group,
+                "name": "a",
+                "granularity": "channels",
+                "channel_names": None,
+                "members": [],
+            }
+        ],
+    }
+    for given in (whole, Plan.model_validate(whole)):
+        asked = {"model_id": model_id, "recipe": [{"step": "apply_plan", "plan": given}]}
+        assert client.validate(asked).valid
+        step = client.create_job(asked).spec.recipe[0]
+        assert isinstance(step, ApplyPlanStep)
+        assert step.plan.channel_groups[0].keep == (1,)
+    found = client.validate({"model_id": model_id, "recipe": [{"step": "apply_plan", "plan": 3}]})
+    assert [problem.pointer for problem in found.problems] == ["/recipe/0/plan"]
 
 
 def test_the_service_says_what_it_can(client: Client) -> None:

@@ -90,7 +90,9 @@ def test_a_plan_shows_every_group() -> None:
     group = {
         "id": "g1",
         "name": "conv1.weight",
+        "granularity": "channels",
         "channel_count": 4,
+        "channel_names": None,
         "keep": [0, 2, 3],
         "importance": [1.0, 0.5, 1.0, 1.0],
         "members": [],

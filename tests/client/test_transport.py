@@ -18,6 +18,7 @@ CAPABILITIES = json.dumps(
         "dataset_formats": [],
         "criteria": [],
         "scopes": [],
+        "granularities": [],
         "budgets": [],
         "steps": [],
         "limits": {"model_bytes": 1, "dataset_bytes": 1, "page_size": 1, "wait_s": 1},

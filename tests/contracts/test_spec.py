@@ -41,6 +41,7 @@ def test_the_label_is_no_part_of_what_is_asked():
         {"model_id": "mdl_2"},
         {"seed": 1},
         {"recipe": [PRUNE | {"criterion": "random"}]},
+        {"recipe": [PRUNE | {"granularity": "heads"}]},
         {"recipe": [PRUNE, {"step": "recalibrate"}]},
         {"data": {"test": "dst_1"}},
         {"run_timeout_s": 1},

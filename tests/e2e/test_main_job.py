@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from secateur.apply import apply_plan
 from secateur.cli import main as cli
 from secateur.client import Client
 from secateur.errors import JobCanceled, JobFailed
@@ -91,12 +93,10 @@ def client(place: Place) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small CNN, and data whose classes it can tell apart."""
-    folder = tmp_path_factory.mktemp("files")
+def cnn() -> nn.Module:
+    """The same weights at each call."""
     torch.manual_seed(0)
-    model = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.BatchNorm2d(16),
         nn.ReLU(),
@@ -107,8 +107,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nn.Flatten(),
         nn.Linear(32, 4),
     ).eval()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CNN, and data whose classes it can tell apart."""
+    folder = tmp_path_factory.mktemp("files")
     program = torch.export.export(
-        model, (torch.randn(2, *ROW),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        cnn(), (torch.randn(2, *ROW),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.export.save(program, folder / "cnn.pt2")
     random = np.random.default_rng(0)
@@ -207,6 +213,54 @@ def test_a_dry_run_decides_and_makes_no_model(client: Client, files: Path) -> No
     plan = client.plan(job)
     assert plan.predicted.parameters < plan.baseline.parameters
     assert {each.name for each in client.artifacts(job)} == {"plan.json", "manifest.json"}
+
+
+@embedded_alone
+def test_a_plan_is_edited_and_applied_by_the_service_and_at_home(
+    client: Client, files: Path, tmp_path: Path
+) -> None:
+    model = client.upload_model(files / "cnn.pt2")
+    prune = {"step": "prune", "budget": {"channel_ratio": 0.5}}
+    job = client.wait(client.create_plan({"model_id": model.id, "prune": prune}))
+    [artifact] = [each for each in client.artifacts(job) if each.name == "plan.json"]
+    plan = json.loads(client.download(artifact, tmp_path / "edited.json").read_text())
+    first = plan["channel_groups"][0]
+    assert (first["name"], first["channel_count"]) == ("0.weight", 16)
+    first["keep"] = [2, 3, 5, 7, 11]
+
+    recipe = [{"step": "apply_plan", "plan": plan}]
+    job = client.wait(client.create_job({"model_id": model.id, "recipe": recipe}))
+    paths = {path.name: path for path in client.download_all(job, tmp_path / "pruned")}
+    written = json.loads(paths["plan.json"].read_text())
+    assert written["channel_groups"][0]["keep"] == [2, 3, 5, 7, 11]
+    report = client.report(job)
+    assert report.after_recovery.counts.model_dump() == written["predicted"]
+
+    mine = cnn()
+    apply_plan(mine, paths["plan.json"])
+    assert mine[0].out_channels == 5
+    count = sum(parameter.numel() for parameter in mine.parameters())
+    assert count == report.after_recovery.counts.parameters
+    program = load_program(paths["model.pt2"])
+    with torch.no_grad():
+        for rows in (2, 7):
+            batch = torch.randn(rows, *ROW)
+            assert torch.equal(mine(batch), program.module()(batch))
+    weights = load_file(paths["model.safetensors"])
+    state = mine.state_dict()
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[name], state[name]) for name in state)
+
+
+@embedded_alone
+def test_a_plan_that_does_not_fit_fails_with_the_value(client: Client, files: Path) -> None:
+    model = client.upload_model(files / "cnn.pt2")
+    group = {"id": "g0", "keep": [16]}
+    plan = {"format_version": 2, "model_sha256": model.sha256, "channel_groups": [group]}
+    spec = {"model_id": model.id, "recipe": [{"step": "apply_plan", "plan": plan}]}
+    with pytest.raises(JobFailed, match=r"names channel 16; .* 0 to 15") as caught:
+        client.wait(client.create_job(spec))
+    assert caught.value.failure.code is FailureCode.PLAN_MISMATCH
 
 
 @embedded_alone

@@ -321,7 +321,8 @@ def test_bodies_of_other_requests_have_a_limit_too(client):
     headers = {"Content-Type": "application/json"}
     for body in (spec, iter([spec])):
         response = client.post("/v1/jobs", content=body, headers=headers)
-        assert_problem(response, 413, "request.too_large")
+        problem = assert_problem(response, 413, "request.too_large")
+        assert "of a plan, format_version, model_sha256" in problem.detail
 
 
 @pytest.mark.parametrize("depth", [100, 900, 100_000])

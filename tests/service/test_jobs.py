@@ -71,6 +71,51 @@ def test_the_message_leaves_after_the_row_is_there_to_be_found(
     assert found == [JobState.QUEUED]
 
 
+def given_plan(client, model_id, **fields):
+    sha256 = client.get(f"/v1/models/{model_id}").json()["sha256"]
+    group = {"id": "g0", "keep": [1], "name": "conv.weight", "members": []}
+    return {"format_version": 2, "model_sha256": sha256, "channel_groups": [group], **fields}
+
+
+def apply_spec(model_id, plan):
+    return {"model_id": model_id, "recipe": [{"step": "apply_plan", "plan": plan}]}
+
+
+def test_a_plan_is_taken_back_and_kept_without_what_is_not_read(client, model_id):
+    plan = given_plan(client, model_id, warnings=["x" * 1000], seed=3)
+    response = client.post("/v1/jobs", json=apply_spec(model_id, plan))
+    assert response.status_code == 202
+    [step] = response.json()["spec"]["recipe"]
+    assert step["plan"].keys() == {
+        "format_version",
+        "model_sha256",
+        "granularity",
+        "exclude",
+        "channel_groups",
+    }
+    assert step["plan"]["channel_groups"] == [{"id": "g0", "keep": [1], "channel_count": None}]
+
+
+def test_a_plan_of_another_model_is_refused_at_once(client, model_id):
+    spec = apply_spec(model_id, given_plan(client, model_id, model_sha256="1" * 64))
+    problem = assert_problem(client.post("/v1/jobs", json=spec), 422, "plan.mismatch")
+    assert [each.pointer for each in problem.errors] == ["/recipe/0/plan/model_sha256"]
+    assert "1" * 64 in problem.detail
+    assert "name the plan's model" in problem.detail
+    checked = client.post("/v1/jobs/validate", json=spec).json()
+    assert [each["code"] for each in checked["problems"]] == ["plan.mismatch"]
+
+
+def test_a_typo_in_a_plan_is_pointed_at(client, model_id):
+    plan = given_plan(client, model_id, channel_groups=[{"id": "g0", "keeps": [1]}])
+    answer = client.post("/v1/jobs", json=apply_spec(model_id, plan))
+    problem = assert_problem(answer, 422, "request.invalid")
+    assert {each.pointer for each in problem.errors} == {
+        "/recipe/0/plan/channel_groups/0/keep",
+        "/recipe/0/plan/channel_groups/0/keeps",
+    }
+
+
 def test_a_plan_is_a_job_of_one_prune_step(client, model_id):
     plan = {"model_id": model_id, "prune": {"step": "prune", "budget": {"macs": 0.5}}}
     response = client.post("/v1/plans", json=plan)
