@@ -2,10 +2,11 @@
 
 import copy
 import inspect
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sympy
 import torch
@@ -18,6 +19,8 @@ from torch.utils import _pytree as pytree
 
 from worker.engine.errors import ExportError, UnreadableModelError
 from worker.engine.inline import inline_regions
+
+_Copied = TypeVar("_Copied", Graph, GraphModule)
 
 
 @dataclass(frozen=True)
@@ -124,15 +127,17 @@ class Program:
             )
         return int(expression.xreplace(dict(self.sizes)))
 
-    def copy(self, *, share_weights: bool = False) -> "Program":
-        """The same program with a graph, and weights unless these are shared, of its own."""
-        shared: dict[int, Any] = {}
-        if share_weights:
-            shared = _without_weights(self.module)
-        with warnings.catch_warnings():
-            # torch 2.13 copies its own deprecated LeafSpec; remove this when it no longer does.
-            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            return self.with_module(copy.deepcopy(self.module, shared))
+    def copy(self) -> "Program":
+        """The same program with a graph and weights of its own."""
+        return self.with_module(_deep_copy(self.module, {}))
+
+    def copied_graph(self) -> Graph:
+        """The graph, to be changed."""
+        return _deep_copy(self.graph, {})
+
+    def module_with(self, graph: Graph) -> GraphModule:
+        """A module that runs a changed copy of the graph, with the tensors of this one."""
+        return _deep_copy(self.module, {**_without_weights(self.module), id(self.graph): graph})
 
     def with_module(self, module: GraphModule) -> "Program":
         """The same inputs, another graph."""
@@ -182,8 +187,7 @@ def tensor_value(node: Node) -> Tensor | None:
 
 def attribute(module: torch.nn.Module, name: str) -> object:
     """What a module holds under a dotted name: a parameter, a buffer, a constant or a subgraph."""
-    owner, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(owner), leaf)
+    return operator.attrgetter(name)(module)
 
 
 def set_attribute(module: torch.nn.Module, name: str, tensor: Tensor) -> None:
@@ -202,6 +206,13 @@ def module_path(node: Node) -> str:
     path = str(list(stack.values())[-1][0]) if stack else ""
     # What the exporter adds itself stands outside of every module, under a name of its own.
     return "" if path.startswith("_empty_nn_module_stack") else path
+
+
+def _deep_copy(original: _Copied, memo: dict[int, Any]) -> _Copied:
+    with warnings.catch_warnings():
+        # torch 2.13 copies its own deprecated LeafSpec; remove this when it no longer does.
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        return copy.deepcopy(original, memo)
 
 
 def _without_weights(module: GraphModule) -> dict[int, Any]:

@@ -1,5 +1,6 @@
 """An operator's arguments by the names of its schema, wherever the graph wrote them."""
 
+from functools import lru_cache
 from typing import Any
 
 from torch._ops import OpOverload
@@ -8,7 +9,7 @@ from torch.fx import Graph, Node
 
 def argument(node: Node, name: str) -> Any:
     """The argument as the graph has it: a node, a number, a list; else the schema's default."""
-    at, default = _place(node, name)
+    at, default = _place(operator_of(node), name)
     if name in node.kwargs:
         return node.kwargs[name]
     return node.args[at] if at < len(node.args) else default
@@ -16,7 +17,7 @@ def argument(node: Node, name: str) -> Any:
 
 def set_argument(node: Node, name: str, value: Any) -> None:
     """Write an argument where the schema has it; arguments before it get their defaults."""
-    at, _ = _place(node, name)
+    at, _ = _place(operator_of(node), name)
     if name in node.kwargs or at > len(node.args) or _schema(node).arguments[at].kwarg_only:
         node.kwargs = {**node.kwargs, name: value}
     elif at == len(node.args):
@@ -65,8 +66,9 @@ def _schema(node: Node) -> Any:
     return operator_of(node)._schema  # noqa: SLF001 (there is no public way to a schema)
 
 
-def _place(node: Node, name: str) -> tuple[int, Any]:
-    for at, declared in enumerate(_schema(node).arguments):
+@lru_cache(maxsize=4096)
+def _place(called: OpOverload[..., Any], name: str) -> tuple[int, Any]:
+    for at, declared in enumerate(called._schema.arguments):  # noqa: SLF001 (as above)
         if declared.name == name:
             return at, declared.default_value
-    raise KeyError(f"{node.target} has no argument {name!r}")
+    raise KeyError(f"{called} has no argument {name!r}")

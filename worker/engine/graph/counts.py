@@ -12,7 +12,6 @@ from torch.fx import Node
 from worker.engine.graph.arguments import argument
 from worker.engine.graph.coupling import Coupling, Kept
 from worker.engine.graph.equation import einsum_terms
-from worker.engine.program import attribute
 
 aten = torch.ops.aten
 
@@ -42,7 +41,7 @@ def count(coupling: Coupling, keep: Tensor | None = None) -> Counts:
     module = coupling.program.module
     trained = {id(parameter) for parameter in module.parameters()}
     parameters = size_bytes = 0
-    for name, tensor in _tensors(coupling):
+    for name, tensor in coupling.tensors:
         elements = prod(kept.parameter_shape(name) or tensor.shape)
         parameters += elements if id(tensor) in trained else 0
         size_bytes += elements * tensor.element_size()
@@ -60,18 +59,6 @@ def _macs(kept: Kept) -> int:
         for node in kept.coupling.program.graph.nodes
         if node.target in MACS and node not in kept.gone
     )
-
-
-def _tensors(coupling: Coupling) -> list[tuple[str, Tensor]]:
-    """Parameters, buffers and constants that a file holds, each once, as a tied weight is."""
-    module = coupling.program.module
-    attributes = [str(n.target) for n in coupling.program.graph.nodes if n.op == "get_attr"]
-    constants = [(name, attribute(module, name)) for name in attributes]
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in (*module.named_parameters(), *module.named_buffers(), *constants):
-        if isinstance(tensor, Tensor):  # A subgraph is an attribute too.
-            found.setdefault(id(tensor), (name, tensor))
-    return list(found.values())
 
 
 def _convolution(node: Node, shapes: Shapes) -> int:

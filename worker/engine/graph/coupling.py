@@ -16,7 +16,7 @@ from worker.engine.graph.arguments import needed_by
 from worker.engine.graph.blocks import Block, find_blocks, unused_without
 from worker.engine.graph.labels import FIXED, Value, compressed
 from worker.engine.graph.propagate import Frozen, Propagation, propagate
-from worker.engine.program import Program, tensor_value
+from worker.engine.program import Program, attribute, tensor_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +105,18 @@ class Coupling:
             name: (value.shape, self.lines.of(value))
             for name, value in self.propagation.parameters.items()
         }
+
+    @cached_property
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """Parameters, buffers and constants that a file holds, each once, as a tied weight is."""
+        module = self.program.module
+        names = (str(node.target) for node in self.program.graph.find_nodes(op="get_attr"))
+        constants = ((name, attribute(module, name)) for name in names)
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, tensor in (*module.named_parameters(), *module.named_buffers(), *constants):
+            if isinstance(tensor, Tensor):  # A subgraph is an attribute too.
+                found.setdefault(id(tensor), (name, tensor))
+        return list(found.values())
 
     @cached_property
     def sets(self) -> list[Tensor]:

@@ -3,6 +3,8 @@
 import operator
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -155,10 +157,13 @@ class _Walk:
 
     def _without_empty(self, roots: Tensor) -> Tensor:
         """Fix what fills a dimension alone: without it the tensor would be empty."""
-        for plane in self._planes():
-            alone = compressed(roots[plane])
-            if alone.numel() == 1:
-                self.labels.fix(alone)
+        planes = self._planes()
+        if not planes:
+            return roots
+        of_all = roots[torch.cat([plane.flatten() for plane in planes])].numpy()
+        starts = np.cumsum([0, *(plane.numel() for plane in planes[:-1])])
+        lowest, highest = np.minimum.reduceat(of_all, starts), np.maximum.reduceat(of_all, starts)
+        self.labels.fix(torch.from_numpy(lowest[lowest == highest]))
         return self.labels.roots()
 
     def _planes(self) -> list[Tensor]:

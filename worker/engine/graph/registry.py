@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from worker.engine.graph.arguments import argument
 from worker.engine.graph.coupler import Coupler
@@ -101,12 +101,23 @@ class Call:
 
 @dataclass(frozen=True)
 class Resizing:
-    """One call whose written sizes must follow the channels that were removed."""
+    """One call whose written sizes must follow the channels that were removed.
+
+    Attributes:
+        node: The call, in the graph that is changed.
+        before: Shapes of every node's tensors, a list of them where it makes several.
+        after: The same, after the cut.
+        kept_before: How many indices of a node's dimension stay below an index.
+        module: The original. Read, never written.
+        constants: Tensors to put in place of the module's, by name.
+    """
 
     node: Node
     before: Mapping[Node, Any]
     after: Mapping[Node, Any]
     kept_before: Callable[[Node, int, int], int]
+    module: GraphModule
+    constants: dict[str, Tensor]
 
     def sized(self, written: Sequence[Any], new: Sequence[int], old: Sequence[int]) -> list[Any]:
         """Sizes as written, except where they changed.

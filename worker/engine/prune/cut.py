@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from worker.engine.graph.arguments import written_by
 from worker.engine.graph.coupling import Coupling, Kept, Lines, kept_along
@@ -36,13 +36,22 @@ def cut(coupling: Coupling, keep: Tensor) -> Program:
 
 def cut_module(coupling: Coupling, keep: Tensor) -> GraphModule:
     """The program's graph with fewer channels. It runs; the shapes noted in it are the old ones."""
-    module = coupling.program.copy(share_weights=True).module
+    program = coupling.program
+    graph = program.copied_graph()
     if coupling.blocks:
-        _drop_blocks(module, coupling.kept(keep))
-    else:
-        _rewrite_sizes(module, coupling, keep)
-        _slice_parameters(module, coupling, keep)
-    module.recompile()
+        kept = coupling.kept(keep)
+        _drop_blocks(graph, kept)
+        module = program.module_with(graph)
+        for name in kept.gone_parameters:
+            owner, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(owner), leaf)
+        return module
+    constants: dict[str, Tensor] = {}
+    _rewrite_sizes(graph, coupling, keep, constants)
+    module = program.module_with(graph)
+    for name, tensor in constants.items():
+        set_attribute(module, name, tensor)
+    _slice_parameters(module, coupling, keep)
     return module
 
 
@@ -60,14 +69,17 @@ def written_sizes(coupling: Coupling, keep: Tensor) -> list[WrittenSize]:
     """The sizes that a cut rewrites, in the order of the graph."""
     if coupling.blocks or bool(keep.all()):
         return []
-    return _rewrite_sizes(coupling.program.copy(share_weights=True).module, coupling, keep)
+    return _rewrite_sizes(coupling.program.copied_graph(), coupling, keep, {})
 
 
-def _rewrite_sizes(module: GraphModule, coupling: Coupling, keep: Tensor) -> list[WrittenSize]:
-    """Rewrite the sizes that a copy of the program's graph spells out."""
-    originals = list(coupling.program.graph.nodes)
+def _rewrite_sizes(
+    graph: Graph, coupling: Coupling, keep: Tensor, constants: dict[str, Tensor]
+) -> list[WrittenSize]:
+    """Rewrite the sizes that a copy of the program's graph spells out; collect new constants."""
+    program = coupling.program
+    originals = list(program.graph.nodes)
     kept = coupling.kept(keep)
-    copies = dict(zip(originals, module.graph.nodes, strict=True))
+    copies = dict(zip(originals, graph.nodes, strict=True))
     before: dict[Node, Any] = {}
     after: dict[Node, Any] = {}
     for node, tensors in coupling.node_lines.items():
@@ -80,10 +92,11 @@ def _rewrite_sizes(module: GraphModule, coupling: Coupling, keep: Tensor) -> lis
         return int(kept_along(own, dim, shape[dim], keep)[:index].sum())
 
     found = []
-    for node in list(module.graph.nodes):
+    for node in list(graph.nodes):
         if node.target in RESIZES and _changed(node, before, after):
             name, old = str(node.target), _numbers(node)
-            RESIZES[node.target](Resizing(node, before, after, kept_before))
+            resize = RESIZES[node.target]
+            resize(Resizing(node, before, after, kept_before, program.module, constants))
             if (new := _numbers(node)) != old:
                 found.append(WrittenSize(module_path(node), name, *_differing(old, new)))
     return found
@@ -138,10 +151,10 @@ def _sliced(tensor: Tensor, lines: Lines, keep: Tensor) -> Tensor:
     return sliced
 
 
-def _drop_blocks(module: GraphModule, kept: Kept) -> None:
+def _drop_blocks(graph: Graph, kept: Kept) -> None:
     """Leave out what the blocks that go add, and all that was there for them alone."""
     originals = list(kept.coupling.program.graph.nodes)
-    copies = dict(zip(originals, module.graph.nodes, strict=True))
+    copies = dict(zip(originals, graph.nodes, strict=True))
     for at, block in enumerate(kept.coupling.blocks):
         if kept.keep[at]:
             continue
@@ -150,13 +163,10 @@ def _drop_blocks(module: GraphModule, kept: Kept) -> None:
         assert isinstance(stays, Node)
         if any(end in written_by(user) for user in end.users):
             # What is written into the sum was never written into what it was made of.
-            with module.graph.inserting_before(end):
-                stays = module.graph.call_function(aten.clone.default, (stays,))
+            with graph.inserting_before(end):
+                stays = graph.call_function(aten.clone.default, (stays,))
         end.replace_all_uses_with(stays)
-        module.graph.erase_node(end)
+        graph.erase_node(end)
     for node in reversed(originals):
         if node in kept.gone:
-            module.graph.erase_node(copies[node])
-    for name in kept.gone_parameters:
-        owner, _, leaf = name.rpartition(".")
-        delattr(module.get_submodule(owner), leaf)
+            graph.erase_node(copies[node])

@@ -7,7 +7,7 @@ from torch.fx import GraphModule, Node
 from worker.engine.graph.arguments import argument
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, Resizing, resize, rule
-from worker.engine.program import attribute, set_attribute
+from worker.engine.program import attribute
 
 aten = torch.ops.aten
 
@@ -102,12 +102,11 @@ def resized_index(resizing: Resizing) -> None:
     size = resizing.before[source][dim]
     if others or size == resizing.after[source][dim]:
         return
-    module = node.graph.owning_module
-    assert module is not None
-    places = attribute(module, str(index.target))
+    name = str(index.target)
+    places = attribute(resizing.module, name)
     assert isinstance(places, Tensor)
     moved = [
         resizing.kept_before(source, dim % len(resizing.before[source]), place % size)
         for place in places.tolist()
     ]
-    set_attribute(module, str(index.target), places.new_tensor(moved))
+    resizing.constants[name] = places.new_tensor(moved)
