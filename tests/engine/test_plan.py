@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.zoo.exported import export, pattern_coupling, randomized
 from worker.engine.config import PruneConfig
-from worker.engine.criteria.magnitude import magnitude
+from worker.engine.criteria.magnitude import _sums, magnitude
 from worker.engine.criteria.subject import Subject
 from worker.engine.errors import NotFiniteError, NothingToPruneError, TargetUnreachableError
 from worker.engine.graph.counts import count_macs
@@ -35,6 +35,13 @@ def test_magnitude_is_the_sum_of_squares_over_every_slice_of_a_channel():
     subject = Subject(coupling.program, group, torch.tensor([0, 1, -1]), torch.Generator())
     assert magnitude(subject).tolist() == [1 + 4 + 25 + 49, 9 + 16 + 36 + 64]
     assert magnitude(subject, p=1.0).tolist() == [1 + 2 + 5 + 7, 3 + 4 + 6 + 8]
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (300, 5, 300), (70_000, 5), (0, 5), (5, 5, 0)])
+def test_magnitude_adds_up_parts_of_a_weight(shape: tuple[int, ...]):
+    weight = torch.randn(shape, dtype=torch.float64)
+    others = [dim for dim in range(len(shape)) if dim != 1]
+    torch.testing.assert_close(_sums(weight, 1, 2.0), weight.square().sum(others).float())
 
 
 def test_a_degree_of_zero_is_refused():

@@ -119,14 +119,19 @@ class Coupling:
         return list(found.values())
 
     @cached_property
+    def all_lines(self) -> list[Line]:
+        """Every line of the program, by number."""
+        _ = self.node_lines, self.parameter_lines  # Lines are found while these are read.
+        return self.lines.all
+
+    @cached_property
     def sets(self) -> list[Tensor]:
         """Channels that fill a dimension of some tensor alone: one of each set has to stay.
 
         Small sets come first: in a concatenation, each part before the whole.
         """
-        assert self.node_lines is not None, "lines are found while nodes are read"
         found: dict[bytes, Tensor] = {}
-        for line in self.lines.all:
+        for line in self.all_lines:
             if int(line.channels.min()) >= 0:
                 distinct = np.unique(line.channels.numpy())
                 found.setdefault(distinct.tobytes(), torch.from_numpy(distinct))
@@ -153,11 +158,9 @@ class Coupling:
         Args:
             keep: Bool, ``(channel_count + 1,)``; the last stands for what is fixed, and is True.
         """
-        assert self.node_lines is not None, "lines are found while nodes are read"
-        assert self.parameter_lines is not None, "and parameters"
         dropped = [block for at, block in enumerate(self.blocks) if not keep[at]]
         gone = unused_without(self.program.graph, (n for block in dropped for n in block.body))
-        return Kept(self, keep, self.lines.sizes(keep), frozenset(gone if dropped else ()))
+        return Kept(self, keep, _sizes(self.all_lines, keep), frozenset(gone if dropped else ()))
 
     def everything(self) -> Tensor:
         """The ``keep`` that removes nothing."""
@@ -224,15 +227,6 @@ class _Lines:
         found = (self._of_plane(plane) for plane in value.planes)
         return tuple(place for place in found if place is not None)
 
-    def sizes(self, keep: Tensor) -> list[int]:
-        """How many indices of each line stay, by number."""
-        if not self._by_channels:
-            return []
-        channels = [line.channels for line in self.all]
-        starts = np.cumsum([0, *map(len, channels[:-1])])
-        flags = keep[torch.cat(channels)].numpy().astype(np.int64)
-        return [int(size) for size in np.add.reduceat(flags, starts)]
-
     def _of_plane(self, plane: Tensor) -> tuple[int, Line] | None:
         # Planes live as long as the analysis, so that no two have the same id.
         if id(plane) not in self._by_plane:
@@ -249,6 +243,16 @@ class _Lines:
         key = flat.numpy().tobytes()
         line = self._by_channels.setdefault(key, Line(len(self._by_channels), flat))
         return varying[0], line
+
+
+def _sizes(lines: list[Line], keep: Tensor) -> list[int]:
+    """How many indices of each line stay."""
+    if not lines:
+        return []
+    channels = [line.channels for line in lines]
+    starts = np.cumsum([0, *map(len, channels[:-1])])
+    flags = keep[torch.cat(channels)].numpy().astype(np.int64)
+    return [int(size) for size in np.add.reduceat(flags, starts)]
 
 
 def kept_along(lines: Lines, dim: int, size: int, keep: Tensor) -> Tensor:
