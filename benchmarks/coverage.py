@@ -18,10 +18,7 @@ from typing import Any
 
 from benchmarks.architecture import Architecture
 from benchmarks.architectures import ARCHITECTURES
-from benchmarks.report import Row, causes, line, summary, write
-
-# Torch-Pruning does not come back from some networks: it gets at most this long.
-_THEIR_LIMIT = 20.0
+from benchmarks.report import THEIR_SECONDS, TIME_LIMIT, Row, causes, line, summary, write
 
 
 def main() -> None:
@@ -84,7 +81,7 @@ def run(architecture: Architecture, arguments: argparse.Namespace) -> Row:
         if missing:
             errors.seek(0)
             last = errors.read().strip().splitlines()[-1:] or ["nothing on stderr"]
-            why = "time limit" if missing[1] else f"exit status {code}: {last[0][:300]}"
+            why = TIME_LIMIT if missing[1] else f"exit status {code}: {last[0][:300]}"
             _note_end(row, missing[0], why)
     row.seconds = perf_counter() - start
     return row
@@ -103,7 +100,7 @@ def _collect(
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    limits = {"ours": arguments.time_limit, "theirs": min(_THEIR_LIMIT, arguments.time_limit)}
+    limits = {"ours": arguments.time_limit, "theirs": min(THEIR_SECONDS, arguments.time_limit)}
     awaited = "ours"
     while True:
         try:

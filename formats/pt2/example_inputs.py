@@ -182,14 +182,7 @@ class _Machine:
                     end = (position or 0) + 1
                     break
                 self._step(opcode.name, operand)
-        except (
-            ValueError,
-            IndexError,
-            KeyError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except _DAMAGE as error:
             raise Finding(f"the pickle is damaged ({shown(str(error))})") from None
         if end != len(instructions) or len(self.stack) != 1:
             raise Finding("the pickle does not end where it should")

@@ -177,6 +177,7 @@ SCALAR = (
     | _names("_sym_sqrt sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt", start="torch.")
 )
 _ALLOWED = {"aten": ATEN, "prims": PRIMS}
+_QUANTIZED = ("quantized", "quantized_decomposed", "_quantized")
 
 
 def check_operator(target: str) -> str:
@@ -192,6 +193,12 @@ def check_operator(target: str) -> str:
         raise Finding(f"{shown(target)} is not an operator that an exported program calls")
     if found["overload"] in _NOT_OVERLOADS:
         raise Finding(f"{shown(target)} is an attribute of an operator, not an operator")
+    if found["namespace"] in _QUANTIZED:
+        raise Finding(
+            f"operator {target} computes with a quantized model: upload the float model that it "
+            "was made from; pruning comes first, quantization after",
+            is_unsupported=True,
+        )
     if found["name"] not in _ALLOWED.get(found["namespace"], ()):
         raise Finding(
             f"operator {target} is not one that can be taken: custom operators, and those that do "

@@ -124,6 +124,8 @@ def _checked_context(kind: Any, context: Any, child_count: int) -> str | None:
         return "null"
     if not isinstance(keys, list) or len(keys) != child_count:
         raise Finding("a dictionary with more or fewer keys than values")
+    if len({str(key) for key in keys}) < len(keys):
+        raise Finding("a dictionary with the same key twice")
     for key in keys:
         if isinstance(key, str):
             check_key(key)

@@ -211,16 +211,19 @@ def test_schema_of_another_major_version_is_refused(major, members, refusal):
         ("torch.hub.load", '[["a"], ["b"], ["c"]]'),
         ("transformers.ModelOutput", '[{"__enum__": true, "fqn": "os.system"}]'),
         ("transformers.ModelOutput", '["a", "a"]'),
+        ("builtins.dict", '["a", "a"]'),
         ("transformers.ModelOutput", '["a"]'),
     ],
 )
 def test_class_among_the_outputs_without_a_name_for_each_part_is_refused(
     kind, context, members, refusal
 ):
+    leaf = {"type": None, "context": None, "children_spec": []}
+
     def change(document):
         signature = document["graph_module"]["module_call_graph"][0]["signature"]
         signature["out_spec"] = json.dumps(
-            [1, {"type": kind, "context": context, "children_spec": []}]
+            [1, {"type": kind, "context": context, "children_spec": [leaf, leaf]}]
         )
 
     edit_json(members, PROGRAM, change)

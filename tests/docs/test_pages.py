@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from secateur.capabilities import CRITERIA, STEPS
+from secateur.spec import Granularity
 from tests.docs.settings_page import PAGE, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,11 @@ def test_every_link_to_a_file_leads_somewhere(page):
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_every_step_is_in_the_recipe_page(name):
     assert f"## {name}" in (ROOT / "docs/recipes.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(Granularity))
+def test_every_granularity_is_in_the_recipe_page(name):
+    assert f"| `{name}` |" in (ROOT / "docs/recipes.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from tests.zoo.exported import export, pattern_coupling, pattern_program, randomized
 from worker.engine.config import ApplyPlanConfig, GroupConfig, PruneConfig
-from worker.engine.errors import NothingToPruneError
+from worker.engine.errors import NothingToPruneError, PlanMismatchError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
 from worker.engine.program import Program
@@ -142,3 +142,104 @@ def test_a_plan_of_blocks_is_given_back():
     assert document["channel_groups"][0]["keep"] == [0, 3]
     assert document["channel_groups"][0]["channel_names"][1].startswith("encoder.layers.0")
     assert count(couple(cut(coupling, plan.keep))) == plan.predicted
+
+
+class Parallel(nn.Module):
+    """Attention and MLP side by side, both read by one layer, as in ViT-22B."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(12, 36)
+        self.mlp = nn.Linear(12, 20)
+        self.out = nn.Linear(32, 12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).view(x.shape[0], 5, 3, 3, 4).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
+        both = torch.cat([attended, self.mlp(x).relu()], dim=-1)
+        return self.head(x + self.out(both))
+
+
+@pytest.mark.parametrize(("granularity", "count_of_one"), [("heads", 3), ("head_dim", 4)])
+def test_channels_beside_heads_are_no_heads(granularity, count_of_one):
+    program = Program.from_exported(export(randomized(Parallel()), torch.randn(2, 5, 12)))
+    plan, result = pruned(program, granularity)
+    assert {len(group) for group in plan.coupling.groups} == {count_of_one}
+    assert result.module.get_parameter("mlp.weight").shape == (20, 12)
+    everything = {g.name: len(g) for g in couple(program).groups}
+    assert everything == {"qkv.weight": 3, "mlp.weight": 20}
+
+
+class Experts(nn.Module):
+    """A weight with a leading dimension of its own: a product with it is no attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.weight = nn.Parameter(torch.randn(3, 8, 5))
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.einsum("bi,eio->ebo", self.stem(x), self.weight).sum(0))
+
+
+def test_experts_are_no_heads():
+    program = Program.from_exported(export(randomized(Experts()), torch.randn(2, 6)))
+    assert {group.granularity for group in couple(program).groups} == {"channels"}
+    with pytest.raises(NothingToPruneError):
+        decide(couple(program, granularity="heads"), PruneConfig(channel_ratio=0.5), seed=0)
+
+
+class Widening(nn.Module):
+    """A sum of two dtypes has the wider one: without the branch it would have the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(4, 8, dtype=torch.bfloat16)
+        self.branch = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return h + self.branch(h.float())
+
+
+def test_a_branch_of_another_dtype_is_no_block():
+    inputs = torch.randn(2, 4, dtype=torch.bfloat16)
+    program = Program.from_exported(export(Widening().eval(), inputs))
+    assert couple(program, granularity="layers").groups == ()
+
+
+class Sums(nn.Module):
+    """Sums of sums: twice as many ways through it with every step."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x), x
+        for _ in range(self.steps):
+            a, b = b, a + b
+        return x + self.second(b)
+
+
+@pytest.mark.parametrize("steps", [60, 600])
+def test_many_ways_through_sums_are_walked_once(steps):
+    program = Program.from_exported(export(Sums(steps).eval(), torch.randn(2, 4)))
+    assert len(couple(program, granularity="layers").blocks) >= 1
+
+
+def test_one_block_stays_and_a_ratio_that_removes_none_is_told_so():
+    coupling = couple(pattern_program("vision_transformer"), granularity="layers")
+    blocks = len(coupling.blocks)
+    almost_all = PruneConfig(granularity="layers", scope="local", channel_ratio=0.99)
+    assert int(decide(coupling, almost_all, seed=0).keep[:-1].sum()) == 1
+    almost_none = PruneConfig(granularity="layers", scope="local", channel_ratio=0.4 / blocks)
+    with pytest.raises(NothingToPruneError, match="removes not one whole channel"):
+        decide(coupling, almost_none, seed=0)
+    nothing_left = ApplyPlanConfig("0" * 64, (GroupConfig("g0", ()),), granularity="layers")
+    with pytest.raises(PlanMismatchError, match="keep at least one"):
+        given(coupling, nothing_left, model_sha256="0" * 64, seed=0)

@@ -28,6 +28,7 @@ from worker.engine.errors import (
     OutputsDifferError,
     TrainingModeError,
 )
+from worker.engine.graph.arguments import needed_by
 from worker.engine.graph.counts import Counts, count
 from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
@@ -295,11 +296,8 @@ class _Run:
 
 def _reads_parameters(program: Program) -> bool:
     """Whether any output is computed from a parameter."""
-    needed = set(program.graph.find_nodes(op="output"))
-    for node in reversed(program.graph.nodes):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    read = (attribute(program.module, str(n.target)) for n in needed if n.op == "get_attr")
+    needed = (node for node in needed_by(program.graph) if node.op == "get_attr")
+    read = (attribute(program.module, str(node.target)) for node in needed)
     return any(isinstance(found, torch.nn.Parameter) for found in read)
 
 

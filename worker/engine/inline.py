@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from worker.engine.errors import UnreadableModelError
+
 WRAPPED_NO_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 WRAPPED_AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
@@ -14,6 +16,9 @@ def inline_regions(module: GraphModule) -> None:
     """Inline what runs without gradients or with autocast switched off; in place.
 
     Neither changes what is computed. A region that autocast does change stays as it is.
+
+    Raises:
+        UnreadableModelError: A region that does not fit its call.
     """
     changed = False
     while calls := [node for node in module.graph.nodes if _is_plain(node)]:
@@ -33,12 +38,10 @@ def _is_plain(node: Node) -> bool:
 
 
 def _inline(module: GraphModule, call: Node) -> None:
-    at = next(i for i, a in enumerate(call.args) if isinstance(a, Node) and _region(module, a))
-    holder, *operands = call.args[at:]
-    assert isinstance(holder, Node)
-    region = _region(module, holder)
-    assert region is not None
+    holder, region, operands = _parts(module, call)
     inputs = [node for node in region.graph.nodes if node.op == "placeholder"]
+    if len(inputs) != len(operands):
+        raise _malformed(call)
     values: dict[Node, Any] = dict(zip(inputs, operands, strict=True))
     with module.graph.inserting_before(call):
         for node in region.graph.nodes:
@@ -49,14 +52,31 @@ def _inline(module: GraphModule, call: Node) -> None:
         result = module.graph.graph_copy(region.graph, values)
     outputs: list[Any] = list(result) if isinstance(result, list | tuple) else [result]
     for user in list(call.users):
-        assert user.target is operator.getitem
-        assert isinstance(user.args[1], int)
-        user.replace_all_uses_with(outputs[user.args[1]])
+        part = user.args[1] if user.target is operator.getitem else None
+        if not isinstance(part, int) or part >= len(outputs):
+            raise _malformed(call)
+        user.replace_all_uses_with(outputs[part])
         module.graph.erase_node(user)
     module.graph.erase_node(call)
     if not holder.users:
         module.graph.erase_node(holder)
         delattr(module, str(holder.target))
+
+
+def _parts(module: GraphModule, call: Node) -> tuple[Node, GraphModule, list[Any]]:
+    """The node that names the region, the region, and what it reads."""
+    for at, holder in enumerate(call.args):
+        region = _region(module, holder) if isinstance(holder, Node) else None
+        if region is not None:
+            assert isinstance(holder, Node)
+            return holder, region, list(call.args[at + 1 :])
+    raise _malformed(call)
+
+
+def _malformed(call: Node) -> UnreadableModelError:
+    return UnreadableModelError(
+        f"the region that node {call.name!r} runs does not fit it: export the model again"
+    )
 
 
 def _region(module: GraphModule, holder: Node) -> GraphModule | None:

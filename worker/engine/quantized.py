@@ -8,6 +8,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from worker.engine.errors import QuantizedModelError
+from worker.engine.graph.arguments import constants
 from worker.engine.graph.counts import MACS
 from worker.engine.program import Program, attribute
 
@@ -54,12 +55,12 @@ def check_not_quantized(program: Program) -> None:
         QuantizedModelError: The program calls a quantized operator, or makes the weight of a matrix
             product or a convolution from stored integers or 8-bit floats.
     """
-    constants = _constants(program)
+    constant = constants(program.graph)
     for node in program.graph.nodes:
         if node.op == "call_function" and _is_quantized_call(node):
             raise QuantizedModelError(_explained(f"it calls {node.target}"))
         for weight in node.all_input_nodes if node.target in MACS else ():
-            for name, stored in _made_from(program, weight, constants):
+            for name, stored in _made_from(program, weight, constant):
                 if stored.dtype in _EIGHT_BIT_FLOATS or _is_a_weight(stored):
                     made = f"{node.target} reads a weight made from {name}, {stored.dtype}"
                     raise QuantizedModelError(_explained(made))
@@ -85,24 +86,12 @@ def _names(node: Node) -> tuple[str, str]:
     return namespace, name
 
 
-def _constants(program: Program) -> set[Node]:
-    """What does not depend on the inputs."""
-    found: set[Node] = set()
-    for node in program.graph.nodes:
-        made = node.op == "call_function" and found.issuperset(node.all_input_nodes)
-        if made or node.op == "get_attr":
-            found.add(node)
-    return found
-
-
-def _made_from(
-    program: Program, weight: Node, constants: set[Node]
-) -> Iterator[tuple[str, Tensor]]:
+def _made_from(program: Program, weight: Node, constant: set[Node]) -> Iterator[tuple[str, Tensor]]:
     """The stored tensors that a weight is made from, wide integers only where they are unpacked."""
     pending, seen = [(weight, False)], {(weight, False)}
     while pending:
         node, is_unpacked = pending.pop()
-        if node not in constants:
+        if node not in constant:
             continue
         if node.op == "get_attr":
             stored = attribute(program.module, str(node.target))

@@ -62,6 +62,16 @@ def needed_by(graph: Graph) -> set[Node]:
     return needed
 
 
+def constants(graph: Graph) -> set[Node]:
+    """The nodes that do not depend on the inputs."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        made = node.op == "call_function" and found.issuperset(node.all_input_nodes)
+        if made or node.op == "get_attr":
+            found.add(node)
+    return found
+
+
 def _schema(node: Node) -> Any:
     return operator_of(node)._schema  # noqa: SLF001 (there is no public way to a schema)
 

@@ -1,5 +1,6 @@
 """Residual blocks: a branch whose result is added to what it read, and that can be left out."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ def _block_at(program: Program, node: Node, ancestry: _Ancestry) -> Block | None
     operands = node.all_input_nodes
     if node.target not in ADDITIONS or len(operands) != 2 or node.kwargs.get("alpha", 1) != 1:
         return None
-    if any(tensor_value(o) is None or program.shape(o) != program.shape(node) for o in operands):
+    if any(not _alike(program, operand, node) for operand in operands):
         return None
     for kept, branch in (operands, operands[::-1]):
         start = next((at for at in _trunk(kept) if ancestry.depends(branch, at)), None)
@@ -106,12 +107,25 @@ def _block_at(program: Program, node: Node, ancestry: _Ancestry) -> Block | None
     return None
 
 
+def _alike(program: Program, one: Node, other: Node) -> bool:
+    """Whether two nodes make tensors of one shape and dtype."""
+    first, second = tensor_value(one), tensor_value(other)
+    if first is None or second is None or first.dtype != second.dtype:
+        return False
+    return program.shape(one) == program.shape(other)
+
+
 def _trunk(node: Node) -> Iterator[Node]:
     """A node, and what it was before branches were added to it: these may run in parallel."""
-    yield node
-    if node.target in ADDITIONS:
-        for source in node.all_input_nodes:
-            yield from _trunk(source)
+    waiting, seen = deque([node]), {node}
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        if node.target in ADDITIONS:
+            for source in node.all_input_nodes:
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
 
 
 def _closed(body: Iterable[Node]) -> frozenset[Node]:

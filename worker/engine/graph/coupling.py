@@ -383,17 +383,23 @@ def _groups(
     size = count + max(lines) + 1
     graph = coo_array((np.ones(len(row), dtype=np.int8), (row, column)), shape=(size, size))
     _, component = connected_components(graph, directed=False)
-    order = np.argsort(component[:count], kind="stable")
-    _, first, sizes = np.unique(component[:count], return_index=True, return_counts=True)
+    # Heads and other channels may meet in a concatenation: they are ranked apart.
+    code = {kind: at for at, kind in enumerate(dict.fromkeys(["channels", *kinds.values()]))}
+    codes = np.fromiter((code[kinds.get(channel, "channels")] for channel in range(count)), int)
+    part_of = component[:count] * len(code) + codes
+    order = np.argsort(part_of, kind="stable")
+    found, first, sizes = np.unique(part_of, return_index=True, return_counts=True)
     parts = np.split(order, np.cumsum(sizes)[:-1]) if count else []
-    owned: dict[int, list[Member]] = {}
+    owned: dict[int, list[Member]] = {part: [] for part in found.tolist()}
     for member in members:
-        owned.setdefault(int(component[count + member.line.number]), []).append(member)
+        channels = member.channels[member.channels >= 0].numpy()
+        for part in np.unique(part_of[channels]).tolist():
+            owned[part].append(member)
     return tuple(
         ChannelGroup(
             id=f"g{number}",
             channels=torch.from_numpy(parts[at]),
-            members=tuple(owned[int(component[parts[at][0]])]),
+            members=tuple(owned[int(found[at])]),
             granularity=kinds.get(int(parts[at][0]), "channels"),
         )
         for number, at in enumerate(np.argsort(first))

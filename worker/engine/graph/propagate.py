@@ -10,6 +10,7 @@ from torch.fx import Node
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from worker.engine.errors import EngineError
+from worker.engine.graph.arguments import constants
 from worker.engine.graph.coupler import Coupler
 from worker.engine.graph.labels import Labels, Value, compressed
 from worker.engine.graph.registry import RULES, Call, Normalized, Refusal
@@ -45,6 +46,7 @@ class Propagation:
 class _Walk:
     def __init__(self, program: Program, *, within_heads: bool = False) -> None:
         self.program = program
+        self.constants = constants(program.graph)
         self.labels = Labels()
         self.coupler = Coupler(self.labels, within_heads=within_heads)
         self.values: dict[Node, Value | list[Value]] = {}
@@ -95,7 +97,15 @@ class _Walk:
         if found is None:
             self._freeze(node, f"no rule for {_name(node)}")
             return
-        call = Call(node, self.program, self.labels, self.coupler, self.values, self.normalized)
+        call = Call(
+            node,
+            self.program,
+            self.labels,
+            self.coupler,
+            self.values,
+            self.constants,
+            self.normalized,
+        )
         try:
             result = found(call)
         except Refusal as refusal:

@@ -42,6 +42,7 @@ class Call:
     labels: Labels
     coupler: Coupler
     values: Mapping[Node, Value | list[Value]]
+    constants: set[Node]
     normalized: list[Normalized] = field(default_factory=list)
 
     def argument(self, name: str) -> Any:
@@ -81,6 +82,10 @@ class Call:
         made = self.node.meta["val"]
         first = made if isinstance(made, Tensor) else made[0]
         return tuple(self.program.size(size) for size in first.shape)
+
+    def numbering(self, *factors: str) -> tuple[str, ...]:
+        """The factors that number the heads of a product: none where an operand is a weight."""
+        return () if self.constants.intersection(self.node.all_input_nodes) else factors
 
     def normalizes(self, name: str, dims: Sequence[int]) -> None:
         """Say that statistics run over these dimensions of an argument."""

@@ -79,7 +79,9 @@ def _check_channels(group: ChannelGroup, asked: GroupConfig) -> None:
 
 
 def _check_dimensions(coupling: Coupling, keep: Tensor) -> None:
-    """Channels that fill a dimension alone may not all go."""
+    """Channels that fill a dimension alone may not all go, nor may all blocks."""
+    if coupling.blocks and not bool(keep[:-1].any()):
+        raise PlanMismatchError("every residual block would go: keep at least one")
     for channels in coupling.sets:
         if not bool(keep[channels].any()):
             raise PlanMismatchError(

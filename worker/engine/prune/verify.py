@@ -81,13 +81,13 @@ def _full_precision() -> Iterator[None]:
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Largest difference over the largest finite expected value.
 
-    Infinite where shapes differ, or where one side alone is NaN or infinite.
+    Infinite where shapes or dtypes differ, or where one side alone is NaN or infinite.
     """
     worst = 0.0
     if len(found) != len(expected):
         return float("inf")
     for one, other in zip(found, expected, strict=True):
-        if one.shape != other.shape:
+        if one.shape != other.shape or one.dtype != other.dtype:
             return float("inf")
         if not one.numel():
             continue

@@ -29,7 +29,11 @@ def matmul(call: Call) -> Value:
     kept = ("m " if "m" in left else "") + ("n" if "n" in right else "")
     lead = "... " if "..." in left + right else ""
     return call.coupler.equate(
-        f"{left}, {right} -> {lead}{kept}", first, second, output=call.output, heads=("...",)
+        f"{left}, {right} -> {lead}{kept}",
+        first,
+        second,
+        output=call.output,
+        heads=call.numbering("..."),
     )
 
 
@@ -41,7 +45,7 @@ def bmm(call: Call) -> Value:
         call.value("self"),
         call.value("mat2"),
         output=call.output,
-        heads=("b",),
+        heads=call.numbering("b"),
     )
 
 
@@ -124,7 +128,7 @@ def baddbmm(call: Call) -> Value:
         call.value("batch1"),
         call.value("batch2"),
         output=call.output,
-        heads=("b",),
+        heads=call.numbering("b"),
     )
 
 
@@ -139,5 +143,8 @@ def einsum(call: Call) -> Value:
     letters = [letter for term in terms for letter in term]
     shared = [letter for letter in output if letters.count(letter) > 1]
     return call.coupler.equate(
-        f"{equation} -> {' '.join(output)}", *operands, output=call.output, heads=shared
+        f"{equation} -> {' '.join(output)}",
+        *operands,
+        output=call.output,
+        heads=call.numbering(*shared),
     )
