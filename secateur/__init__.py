@@ -15,7 +15,7 @@ from secateur.errors import (
     WaitTimeout,
 )
 from secateur.failures import Failure, FailureCode
-from secateur.jobs import Artifact, Job, JobKind, JobState, Progress, Stage
+from secateur.jobs import Artifact, Job, JobKind, JobState, JobSummary, Progress, Stage
 from secateur.models import Dataset, Model
 from secateur.plan import Plan
 from secateur.report import Report
@@ -40,6 +40,7 @@ __all__ = [
     "JobNotSucceeded",
     "JobSpec",
     "JobState",
+    "JobSummary",
     "Model",
     "Plan",
     "PlanMismatch",

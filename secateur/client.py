@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from secateur.errors import JobCanceled, JobFailed, WaitTimeout
 from secateur.files import OnBytes, Source, download, source_of
-from secateur.jobs import Artifact, ArtifactList, Job, JobKind, JobPage, JobState
+from secateur.jobs import Artifact, ArtifactList, Job, JobKind, JobPage, JobState, JobSummary
 from secateur.models import Dataset, DatasetFormat, DatasetPage, Model, ModelFormat, ModelPage
 from secateur.plan import Plan
 from secateur.problems import Capabilities, Validation
@@ -173,8 +173,8 @@ class Client:
         state: JobState | None = None,
         model_id: str | None = None,
         label: str | None = None,
-    ) -> Iterator[Job]:
-        """Every job that is like this, newest first."""
+    ) -> Iterator[JobSummary]:
+        """Every job that is like this, newest first, without its spec."""
         query = {"state": state, "model_id": model_id, "label": label}
         given = {name: value for name, value in query.items() if value is not None}
         for page in self._pages(JobPage, "/v1/jobs", **given):

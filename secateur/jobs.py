@@ -64,8 +64,8 @@ class Progress(Output):
     unit: str = Field(description="What is counted.", examples=["epochs"])
 
 
-class Job(Output):
-    """One request to compress one model under one spec."""
+class JobSummary(Output):
+    """Where one job is. A list has these: a spec may hold a whole plan."""
 
     id: str = Field(examples=["job_0f8n2q4k6m8p0r2t4v6x8z0b"])
     kind: JobKind = Field(description="`plan` is a dry run: no weight changes, no model comes out.")
@@ -74,7 +74,6 @@ class Job(Output):
     progress: Progress | None = Field(description="How far the stage is; null unless it runs.")
     attempt: int = Field(description="Executions started so far; 2 and more after a lost worker.")
     model_id: str
-    spec: JobSpec
     spec_sha256: str = Field(description="Digest of the canonical spec: equal specs, equal digest.")
     label: str | None = Field(description="The spec's own label, for filtering lists.")
     failure: Failure | None = Field(description="Why it failed; null unless `failed`.")
@@ -83,10 +82,16 @@ class Job(Output):
     finished_at: datetime | None
 
 
+class Job(JobSummary):
+    """One request to compress one model under one spec."""
+
+    spec: JobSpec
+
+
 class JobPage(Output):
     """A page of jobs, newest first."""
 
-    data: list[Job]
+    data: list[JobSummary]
     next_cursor: str | None = Field(
         description="Pass as `cursor` for the next page; null at the end."
     )

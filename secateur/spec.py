@@ -106,6 +106,15 @@ class PruneStep(Input):
         examples=[8],
     )
 
+    @model_validator(mode="after")
+    def _blocks_are_no_grid(self) -> Self:
+        if self.granularity is Granularity.LAYERS and self.channel_multiple > 1:
+            raise ValueError(
+                f"channel_multiple {self.channel_multiple} is for channels; granularity 'layers' "
+                "drops whole blocks: leave it out"
+            )
+        return self
+
 
 IGNORED_OF_PLAN = frozenset(
     {
@@ -115,6 +124,7 @@ IGNORED_OF_PLAN = frozenset(
         "seed",
         "baseline",
         "predicted",
+        "keep_sha256",
         "sizes",
         "frozen",
         "warnings",

@@ -171,8 +171,8 @@ class BodyTooLarge(ServiceError):
     def __init__(self, *, limit_bytes: int) -> None:
         super().__init__(
             f"the body of this request may have {limit_bytes} bytes at most; of a plan, "
-            "format_version, model_sha256, granularity, exclude, and the id and keep of each "
-            "channel group are enough"
+            "format_version, model_sha256, granularity, exclude, and the id and keep of the "
+            "channel groups that lose channels are enough"
         )
 
 

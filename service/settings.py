@@ -38,7 +38,9 @@ class ServiceSettings(StoreSettings):
         default=64 << 30, ge=1, description="Largest data set file taken."
     )
     body_max_bytes: int = Field(
-        default=1 << 20, ge=1, description="Largest body of any other request."
+        default=16 << 20,
+        ge=1,
+        description="Largest body of any other request; a plan to apply is the largest of these.",
     )
     wait_max_s: float = Field(default=60.0, ge=0, description="Longest that a request may wait.")
     retry_after_s: int = Field(

@@ -14,14 +14,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from secateur.failures import Failure, FailureCode
-from secateur.jobs import Job, JobKind, JobState, Progress, Stage
+from secateur.jobs import Job, JobKind, JobState, JobSummary, Progress, Stage
 from secateur.spec import JobSpec
 from store.artifacts import NewArtifact, add_artifacts
 from store.claims import Claim, claimed
 from store.errors import IdempotencyMismatch
 from store.ids import is_id, new_id
 from store.paging import newest_first
-from store.rows import as_job
+from store.rows import as_job, as_summary
 from store.tables import JobRow
 from store.transitions import AT_REST, FINAL_STATES, move, move_all
 
@@ -137,7 +137,7 @@ class Jobs:
         state: JobState | None = None,
         model_id: str | None = None,
         label: str | None = None,
-    ) -> tuple[list[Job], str | None]:
+    ) -> tuple[list[JobSummary], str | None]:
         """Jobs, newest first, and the cursor of the next page.
 
         Raises:
@@ -146,9 +146,14 @@ class Jobs:
         wanted = {JobRow.state: state, JobRow.model_id: model_id, JobRow.label: label}
         where = [column == value for column, value in wanted.items() if value is not None]
         rows, next_cursor = newest_first(
-            self._session, JobRow, limit=limit, cursor=cursor, where=where
+            self._session,
+            JobRow,
+            limit=limit,
+            cursor=cursor,
+            where=where,
+            without=(JobRow.spec, JobRow.result),
         )
-        return [as_job(row) for row in rows], next_cursor
+        return [as_summary(row) for row in rows], next_cursor
 
     def claim(self, job_id: str, now: datetime) -> Claim | None:
         """Take a queued job: a new attempt begins.

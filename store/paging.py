@@ -4,10 +4,10 @@ import base64
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, literal, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import QueryableAttribute, Session, defer
 
 from store.errors import BadCursor
 from store.ids import is_id
@@ -23,16 +23,25 @@ def newest_first(
     limit: int,
     cursor: str | None,
     where: Sequence[ColumnElement[bool]] = (),
+    without: Sequence[QueryableAttribute[Any]] = (),
 ) -> tuple[Sequence[Row], str | None]:
     """The rows after `cursor`, and the cursor of the page after them, None at the end.
 
     A cursor names the last row seen, so rows that come or go in the meantime neither repeat nor
     hide others; rows with the same time are in the order of their ids.
 
+    Args:
+        session: To read in.
+        table: What to list.
+        limit: Most rows of a page.
+        cursor: Of the page before; None for the first.
+        where: What rows must be like.
+        without: Columns that nobody will read.
+
     Raises:
         BadCursor: `cursor` was not made here.
     """
-    query = select(table).where(*where)
+    query = select(table).where(*where).options(*(defer(column) for column in without))
     if cursor is not None:
         created_at, last_id = _decode(cursor, table.__tablename__)
         query = query.where(

@@ -1,14 +1,18 @@
 """Rows as what the contracts say of them."""
 
 from secateur.failures import Failure
-from secateur.jobs import Artifact, Job, Progress
+from secateur.jobs import Artifact, Job, JobSummary, Progress
 from secateur.models import Dataset, Model, TensorInfo
 from secateur.spec import JobSpec
 from store.tables import ArtifactRow, DatasetRow, JobRow, ModelRow
 
 
 def as_job(row: JobRow) -> Job:
-    return Job(
+    return Job(**dict(as_summary(row)), spec=JobSpec.model_validate(row.spec))
+
+
+def as_summary(row: JobRow) -> JobSummary:
+    return JobSummary(
         id=row.id,
         kind=row.kind,
         state=row.state,
@@ -16,7 +20,6 @@ def as_job(row: JobRow) -> Job:
         progress=_progress(row),
         attempt=row.attempt,
         model_id=row.model_id,
-        spec=JobSpec.model_validate(row.spec),
         spec_sha256=row.spec_sha256,
         label=row.label,
         failure=_failure(row),

@@ -77,6 +77,7 @@ def test_whatever_is_sent_is_taken_or_refused(changes):
         {"seed": 2**63},
         {"label": "x" * 201},
         {"label": "\x00"},
+        {"recipe": [{**PRUNE, "granularity": "layers", "channel_multiple": 8}]},
     ],
 )
 def test_what_cannot_be_meant_is_refused(change):

@@ -217,6 +217,12 @@ class TestLists:
         assert [job["id"] for job in rest["data"]] == [ids[0]]
         assert rest["next_cursor"] is None
 
+    def test_a_list_is_without_specs_which_may_hold_plans(self, client, job_id):
+        whole = client.get(f"/v1/jobs/{job_id}").json()
+        [row] = client.get("/v1/jobs").json()["data"]
+        assert {**row, "spec": whole["spec"]} == whole
+        assert "spec" not in row
+
     def test_filters_narrow_the_list(self, client, model_id):
         mine = client.post("/v1/jobs", json=prune_spec(model_id, label="mine")).json()["id"]
         other = client.post("/v1/jobs", json=prune_spec(model_id)).json()["id"]
