@@ -7,14 +7,13 @@ the layers of ``torch.nn`` are known by the names of their classes.
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from secateur.errors import PlanMismatch
-from secateur.layers import Layer, LayerRefused, is_of_torch, rule_of
+from secateur.layers import Layer, LayerRefused, flatten_recurrent, is_of_torch, rule_of
 from secateur.plan import PLAN_FORMAT_VERSION, ChannelGroup, Plan, WrittenSize
 from secateur.spec import Granularity
 
@@ -61,8 +60,7 @@ def apply_plan(module: Any, plan: Plan | Mapping[str, Any] | str | os.PathLike[s
     for change in changes:
         setattr(change.module, change.name, change.value)
     for changed in {id(change.module): change.module for change in changes}.values():
-        if hasattr(changed, "flatten_parameters"):  # On a GPU, recurrent weights share one block.
-            changed.flatten_parameters()
+        flatten_recurrent(changed)
     return Applied(tuple(change.path for change in changes), tuple(notes))
 
 
@@ -189,13 +187,6 @@ class _Tensors:
             len(dims[dim]) if dim in dims else size for dim, size in enumerate(tensor.shape)
         )
 
-    def removed_parameters(self) -> int:
-        return sum(
-            prod(tensor.shape) - prod(self.shape(tensor))
-            for key, tensor in self.tensors.items()
-            if key in self.trained
-        )
-
     def cut(self) -> None:
         for key, tensor in self.tensors.items():
             sliced = tensor.detach()
@@ -256,7 +247,7 @@ def _attributes(module: Any, tensors: _Tensors, plan: Plan) -> tuple[list[_Chang
     """
     changes: list[_Change] = []
     problems: list[str] = []
-    sizes, notes = _current_sizes(tensors, plan)
+    sizes, notes = _current_sizes(plan)
     notes += [
         f"the module has no part {_path(size)!r}, where {size.operator} spells out {size.before}"
         for size in sizes
@@ -280,16 +271,16 @@ def _attributes(module: Any, tensors: _Tensors, plan: Plan) -> tuple[list[_Chang
     return changes, notes
 
 
-def _current_sizes(tensors: _Tensors, plan: Plan) -> tuple[list[WrittenSize], list[str]]:
+def _current_sizes(plan: Plan) -> tuple[list[WrittenSize], list[str]]:
     """The sizes that the plan says will change, unless it was edited after they were written."""
-    removed = plan.baseline.parameters - plan.predicted.parameters
-    if not plan.sizes or removed == tensors.removed_parameters():
+    if not plan.is_edited:
         return plan.sizes, []
     places = sorted({_path(size) or "the top" for size in plan.sizes})
+    named = f" ({_listed(places)})" if places else ""
     note = (
-        "the plan was edited after it was made, so that the sizes it says are written in code may "
-        f"be others now ({_listed(places)}): none was set. Submit the plan in an `apply_plan` "
-        "step, and apply the plan.json of that job"
+        "the plan was edited after it was made (its keep_sha256 is missing or of another `keep`), "
+        f"so that sizes which are written in code may be others than it says{named}: none was set. "
+        "Submit the plan in an `apply_plan` step, and apply the plan.json of that job"
     )
     return [], [note]
 
@@ -312,7 +303,7 @@ def _own_sizes(
     notes: list[str] = []
     attributes = {} if is_of_torch(type(module)) else vars(module)
     for before, after, operators in _replaced(written):
-        holders = [name for name, value in attributes.items() if value == before and _is_int(value)]
+        holders = [name for name, value in attributes.items() if _is_int(value) and value == before]
         if len(after) == 1 and len(holders) == 1:
             new[holders[0]] = after[0]
             continue
@@ -330,7 +321,7 @@ def _replaced(written: Iterable[WrittenSize]) -> Iterator[tuple[int, list[int], 
     found: dict[int, tuple[set[int], set[str]]] = {}
     for size in written:
         for before, after in zip(size.before, size.after, strict=False):
-            if before != after:
+            if before != after and before >= 0:  # -1 is left open or computed: no code holds it.
                 numbers, operators = found.setdefault(before, (set(), set()))
                 numbers.add(after)
                 operators.add(size.operator)

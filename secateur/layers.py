@@ -4,6 +4,7 @@ A rule for each kind of layer reads the shapes that its tensors will have, and g
 that have to say the same. Nothing here imports PyTorch.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,16 +45,35 @@ class Layer:
         changed = any(self.shape(each) != tuple(each.shape) for each in self.tensors.values())
         return changed or bool(self.sizes)
 
-    def tensor(self, name: str) -> Any:
-        """A tensor of the layer; of a parametrized one, the tensor that has its shape."""
+    def tensor(self, name: str, rank: int) -> Any:
+        """A tensor of the layer, or the one of its shape that it is computed from; None without.
+
+        ``torch.nn.utils`` computes weights: ``prune`` and ``spectral_norm`` from ``weight_orig``,
+        ``weight_norm`` from ``weight_v``, ``parametrizations`` from what is called original.
+        """
         found = self.tensors
         inner = f"parametrizations.{name}.original"
-        names = (name, f"{name}_v", f"{inner}1", inner)
-        return next((found[each] for each in names if each in found), None)
+        names = (name, f"{name}_orig", f"{name}_v", f"{inner}1", inner)
+        fitting = (each for each in names if each in found and len(found[each].shape) == rank)
+        return next((found[each] for each in fitting), None)
 
-    def rows_kept(self, name: str) -> list[int]:
+    def needed(self, name: str, rank: int) -> Any:
+        """The same, of a tensor that the layer's sizes are read from.
+
+        Raises:
+            LayerRefused: There is none.
+        """
+        tensor = self.tensor(name, rank)
+        if tensor is None:
+            raise LayerRefused(
+                f"it has no parameter or buffer of the shape of its {name}, which is computed from "
+                "others: use the downloaded program, or make the computed weight a parameter (as "
+                "torch.nn.utils.parametrize.remove_parametrizations does) and export again"
+            )
+        return tensor
+
+    def rows_kept(self, tensor: Any) -> list[int]:
         """The indices of a tensor's first dimension that stay."""
-        tensor = self.tensor(name)
         kept = self.kept(tensor, 0)
         return list(range(tensor.shape[0])) if kept is None else kept
 
@@ -80,43 +100,62 @@ def is_of_torch(kind: type) -> bool:
     return kind.__module__ == "torch.nn" or kind.__module__.startswith("torch.nn.")
 
 
+_RECURRENT_PARAMETER = re.compile(r"(weight|bias)_(ih|hh|hr)_l\d+(_reverse)?")
+
+
+def flatten_recurrent(module: Any) -> None:
+    """Lay out the weights of a recurrent layer anew: on a GPU they share one block.
+
+    A layer that computes weights has the old ones at hand until it runs, and is left alone.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if hasattr(module, "flatten_parameters") and all(map(_RECURRENT_PARAMETER.fullmatch, names)):
+        module.flatten_parameters()
+
+
 def _linear(layer: Layer) -> Mapping[str, Any]:
-    rows, columns = layer.shape(layer.tensor("weight"))
+    rows, columns = layer.shape(layer.needed("weight", 2))
     return {"in_features": columns, "out_features": rows}
 
 
 def _bilinear(layer: Layer) -> Mapping[str, Any]:
-    rows, first, second = layer.shape(layer.tensor("weight"))
+    rows, first, second = layer.shape(layer.needed("weight", 3))
     return {"in1_features": first, "in2_features": second, "out_features": rows}
 
 
 def _convolution(layer: Layer) -> Mapping[str, Any]:
-    rows, columns, *_ = layer.shape(layer.tensor("weight"))
-    groups = _conv_groups(layer)
+    weight = _conv_weight(layer)
+    rows, columns, *_ = layer.shape(weight)
+    groups = _conv_groups(layer, weight)
     return {"in_channels": columns * groups, "out_channels": rows, "groups": groups}
 
 
 def _transposed_convolution(layer: Layer) -> Mapping[str, Any]:
-    rows, columns, *_ = layer.shape(layer.tensor("weight"))
-    groups = _conv_groups(layer)
+    weight = _conv_weight(layer)
+    rows, columns, *_ = layer.shape(weight)
+    groups = _conv_groups(layer, weight)
     return {"in_channels": rows, "out_channels": columns * groups, "groups": groups}
 
 
-def _conv_groups(layer: Layer) -> int:
+def _conv_weight(layer: Layer) -> Any:
+    return layer.needed("weight", 2 + len(layer.module.kernel_size))
+
+
+def _conv_groups(layer: Layer, weight: Any) -> int:
     """How many conv groups have a row left."""
-    rows_per_group = layer.tensor("weight").shape[0] // layer.module.groups
-    return len({row // rows_per_group for row in layer.rows_kept("weight")})
+    rows_per_group = weight.shape[0] // layer.module.groups
+    return len({row // rows_per_group for row in layer.rows_kept(weight)})
 
 
 def _norm_of_channels(layer: Layer) -> Mapping[str, Any]:
     for name in ("weight", "running_mean"):
-        if (tensor := layer.tensor(name)) is not None:
+        if (tensor := layer.tensor(name, 1)) is not None:
             return {"num_features": layer.shape(tensor)[0]}
     return {}
 
 
 def _norm_of_features(layer: Layer) -> Mapping[str, Any]:
-    weight = layer.tensor("weight")
+    weight = layer.tensor("weight", len(layer.module.normalized_shape))
     if weight is not None:
         return {"normalized_shape": layer.shape(weight)}
     after = layer.size_after("norm", layer.module.normalized_shape)
@@ -126,7 +165,7 @@ def _norm_of_features(layer: Layer) -> Mapping[str, Any]:
 def _norm_of_groups(layer: Layer) -> Mapping[str, Any]:
     norm = layer.module
     size = norm.num_channels // norm.num_groups
-    weight = layer.tensor("weight")
+    weight = layer.tensor("weight", 1)
     if weight is not None:
         channels = layer.shape(weight)[0]
     elif (after := layer.size_after("group_norm", [norm.num_groups])) is not None:
@@ -137,11 +176,11 @@ def _norm_of_groups(layer: Layer) -> Mapping[str, Any]:
 
 
 def _embedding(layer: Layer) -> Mapping[str, Any]:
-    return {"embedding_dim": layer.shape(layer.tensor("weight"))[1]}
+    return {"embedding_dim": layer.shape(layer.needed("weight", 2))[1]}
 
 
 def _prelu(layer: Layer) -> Mapping[str, Any]:
-    return {"num_parameters": layer.shape(layer.tensor("weight"))[0]}
+    return {"num_parameters": layer.shape(layer.needed("weight", 1))[0]}
 
 
 def _unflatten(layer: Layer) -> Mapping[str, Any]:
@@ -150,29 +189,27 @@ def _unflatten(layer: Layer) -> Mapping[str, Any]:
 
 
 def _recurrent(layer: Layer) -> Mapping[str, Any]:
-    module, tensors = layer.module, layer.tensors
-    gates = tensors["weight_ih_l0"].shape[0] // module.hidden_size
-    hidden = {
-        layer.shape(tensor)[0] // gates
-        for name, tensor in tensors.items()
-        if name.startswith("weight_ih_l")
-    }
+    module = layer.module
+    first, *others = [
+        layer.needed(f"weight_ih_l{number}{direction}", 2)
+        for number in range(module.num_layers)
+        for direction in (("", "_reverse") if module.bidirectional else ("",))
+    ]
+    gates = first.shape[0] // module.hidden_size
+    hidden = {layer.shape(weight)[0] // gates for weight in (first, *others)}
     if len(hidden) > 1:
         raise LayerRefused(
             f"its layers would have {_either(hidden)} hidden units, and the module has one number "
             "for all: keep the same in each, or use the downloaded program"
         )
-    sizes = {
-        "hidden_size": hidden.pop(),
-        "input_size": layer.shape(tensors["weight_ih_l0"])[1],
-    }
-    if "weight_hr_l0" in tensors:
-        sizes["proj_size"] = layer.shape(tensors["weight_hr_l0"])[0]
+    sizes = {"hidden_size": hidden.pop(), "input_size": layer.shape(first)[1]}
+    if module.proj_size:
+        sizes["proj_size"] = layer.shape(layer.needed("weight_hr_l0", 2))[0]
     return sizes
 
 
 def _recurrent_cell(layer: Layer) -> Mapping[str, Any]:
-    weight = layer.tensor("weight_ih")
+    weight = layer.needed("weight_ih", 2)
     gates = weight.shape[0] // layer.module.hidden_size
     rows, columns = layer.shape(weight)
     return {"hidden_size": rows // gates, "input_size": columns}
@@ -182,14 +219,14 @@ def _attention(layer: Layer) -> Mapping[str, Any]:
     """Heads may go whole if as much of the embedding goes: the module has one number for both."""
     module = layer.module
     width, old = module.head_dim, module.embed_dim
-    if layer.tensor("in_proj_weight") is not None:
-        rows = layer.rows_kept("in_proj_weight")
+    if (packed := layer.tensor("in_proj_weight", 2)) is not None:
+        rows = layer.rows_kept(packed)
         parts = [[row % old for row in rows if row // old == part] for part in range(3)]
-        columns = [layer.shape(layer.tensor("in_proj_weight"))[1]] * 3
+        columns = [layer.shape(packed)[1]] * 3
     else:
-        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        parts = [layer.rows_kept(name) for name in names]
-        columns = [layer.shape(layer.tensor(name))[1] for name in names]
+        weights = [layer.needed(f"{part}_proj_weight", 2) for part in "qkv"]
+        parts = [layer.rows_kept(weight) for weight in weights]
+        columns = [layer.shape(weight)[1] for weight in weights]
     heads = sorted({row // width for row in parts[0]})
     whole = [head * width + at for head in heads for at in range(width)]
     if any(part != whole for part in parts) or len(whole) != columns[0]:

@@ -1,5 +1,8 @@
 """What will be done: every channel group, its scores and what it keeps, before a weight changes."""
 
+import hashlib
+import json
+
 from pydantic import Field
 
 from secateur.schema import Output
@@ -78,9 +81,22 @@ class Plan(Output):
     baseline: Counts
     predicted: Counts
     channel_groups: list[ChannelGroup]
+    # With a default, unlike all else here: plans are also read that people wrote or edited.
+    keep_sha256: str | None = Field(
+        default=None,
+        description="What `predicted` and `sizes` were computed for: the SHA-256 of the compact "
+        "JSON `[[id, keep], ...]` of the channel groups. After an edit it no longer fits.",
+    )
     sizes: list[WrittenSize] = Field(
         description="Every size that the program spells out and that this cut changes: what a "
         "module's own code may have to follow."
     )
     frozen: list[FrozenOperator]
     warnings: list[str]
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it keeps something else than it did when `predicted` and `sizes` were made."""
+        kept = [[group.id, group.keep] for group in self.channel_groups]
+        written = json.dumps(kept, separators=(",", ":"))
+        return self.keep_sha256 != hashlib.sha256(written.encode()).hexdigest()

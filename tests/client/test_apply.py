@@ -2,10 +2,15 @@
 
 import copy
 import json
+from functools import partial
+from hashlib import sha256
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import utils
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import secateur
 from secateur import Applied, Plan, PlanMismatch, apply_plan
@@ -247,6 +252,109 @@ def test_a_size_that_one_attribute_holds_is_set():
     assert_the_same(module, downloaded(coupling, plan), rows, rows[:1])
 
 
+class OpenWidth(Attention):
+    """The width of heads is left open, and an attribute is -1 for another reason."""
+
+    def __init__(self):
+        super().__init__()
+        self.dim = -1
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        x = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_size_that_is_left_open_is_no_size_of_an_attribute(has_it):
+    module = randomized(OpenWidth())
+    if not has_it:
+        del module.dim
+    rows = torch.randn(3, 7, 12)
+    coupling = coupled(module, rows)
+    plan = document(coupling)
+    assert [s["before"][-1] for s in plan["sizes"]] == [-1]
+    assert [s["after"][-1] for s in plan["sizes"]] == [4]
+    applied = apply_plan(module, plan)
+    assert getattr(module, "dim", -1) == -1
+    assert applied.resized == ("heads", "qkv.out_features", "out.in_features")
+    assert applied.notes == ()
+    assert_the_same(module, downloaded(coupling, plan), rows)
+
+
+@pytest.mark.parametrize("value", [torch.arange(6.0), np.arange(6)], ids=["tensor", "array"])
+def test_an_attribute_that_is_no_number_does_not_mind(value):
+    module = randomized(Attention())
+    module.offsets = value
+    rows = torch.randn(3, 7, 12)
+    coupling = coupled(module, rows)
+    plan = document(coupling)
+    apply_plan(module, plan)
+    assert module.heads == 3
+    assert module.offsets is value
+    assert_the_same(module, downloaded(coupling, plan), rows)
+
+
+class Parallel(nn.Module):
+    """Heads and channels, side by side before one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = 6
+        self.qkv = nn.Linear(12, 3 * 6 * 4)
+        self.up = nn.Linear(12, 10)
+        self.out = nn.Linear(24 + 10, 5)
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, 4).permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.out(torch.cat([attended, self.up(x).relu()], 2).mean(1))
+
+
+def test_a_dimension_is_cut_by_each_of_its_groups():
+    module = randomized(Parallel())
+    rows = torch.randn(3, 7, 12)
+    coupling = coupled(module, rows)
+    plan = document(coupling)
+    heads, channels = plan["channel_groups"]
+    assert (heads["name"], channels["name"]) == ("qkv.weight", "up.weight")
+    # 24 columns of heads, ten of channels: each group has -1 where the other has its own.
+    columns = [
+        member["channels"]
+        for group in (heads, channels)
+        for member in group["members"]
+        if member["parameter"] == "out.weight"
+    ]
+    assert columns == [
+        [head for head in range(6) for _ in range(4)] + [-1] * 10,
+        [-1] * 24 + list(range(10)),
+    ]
+    stay = [
+        *(4 * head + at for head in heads["keep"] for at in range(4)),
+        *(24 + channel for channel in channels["keep"]),
+    ]
+    expected = module.out.weight.detach()[:, stay].clone()
+    apply_plan(module, plan)
+    assert torch.equal(module.out.weight, expected)
+    assert module.out.in_features == len(stay) == 12 + 5
+    assert_the_same(module, downloaded(coupling, plan), rows, rows[:1])
+
+
+def test_an_index_of_two_groups_goes_with_either():
+    module, coupling = pattern("mlp")
+    plan = document(coupling)
+    group = plan["channel_groups"][0]
+    whole, halves = list(range(16)), [at // 2 for at in range(16)]
+    pairs = [member | {"channels": halves} for member in group["members"]]
+    second = group | {"id": "pairs", "channel_count": 8, "keep": [0, 1, 2], "members": pairs}
+    plan["channel_groups"] = [group | {"keep": whole[1:]}, second]
+    expected = module[0].weight.detach()[1:6].clone()
+    apply_plan(module, plan)
+    assert torch.equal(module[0].weight, expected)
+
+
 class WithoutWeights(nn.Module):
     """Norms that own no tensor: the program's sizes alone say what is left."""
 
@@ -290,14 +398,147 @@ def test_a_size_that_is_not_clear_is_told_and_not_set():
     assert "its attributes heads, others hold it" in unclear
 
 
+class TwoBlocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = Attention()
+        self.widen = nn.Linear(5, 12)
+        self.second = Attention()
+
+    def forward(self, x):
+        return self.second(self.widen(self.first(x)).unsqueeze(1))
+
+
+def two_blocks() -> tuple[nn.Module, Coupling, dict]:
+    """Blocks of the same sizes: four heads of the first stay, two of the second."""
+    module = randomized(TwoBlocks())
+    coupling = coupled(module, torch.randn(3, 7, 12))
+    groups = tuple(
+        GroupConfig(group.id, tuple(range(4 if group.name.startswith("first") else 2)))
+        for group in coupling.groups
+        if group.granularity == "heads"
+    )
+    taken = given(coupling, ApplyPlanConfig(SHA256, groups), model_sha256=SHA256, seed=0)
+    return module, coupling, json.loads(json.dumps(taken.as_json(SHA256)))
+
+
+def test_a_plan_says_what_its_sizes_are_for():
+    module, coupling, plan = two_blocks()
+    kept = ",".join(
+        f'["{group["id"]}",[{",".join(str(channel) for channel in group["keep"])}]]'
+        for group in plan["channel_groups"]
+    )
+    assert plan["keep_sha256"] == sha256(f"[{kept}]".encode()).hexdigest()
+    assert not Plan.model_validate(plan).is_edited
+    assert apply_plan(module, plan).notes == ()
+    assert (module.first.heads, module.second.heads) == (4, 2)
+    assert_the_same(module, downloaded(coupling, plan), torch.randn(2, 7, 12))
+
+
 def test_sizes_of_before_an_edit_are_not_set():
-    module = randomized(Attention())
-    plan = document(coupled(module, torch.randn(3, 7, 12)))
-    plan["sizes"] = [size([3, 6], [3, 3])]
-    plan["channel_groups"][0]["keep"] = [0, 1]
+    module, _, plan = two_blocks()
+    first, second = [g for g in plan["channel_groups"] if g["granularity"] == "heads"]
+    # As many parameters go as before.
+    first["keep"], second["keep"] = second["keep"], first["keep"]
     applied = apply_plan(module, plan)
-    assert module.heads == 6
-    assert "the plan was edited after it was made" in applied.notes[0]
+    assert module.first.qkv.out_features == 3 * 2 * 4
+    assert module.first.heads == module.second.heads == 6
+    [note] = applied.notes
+    assert "the plan was edited after it was made" in note
+    assert "(first, second): none was set" in note
+    assert not any("heads" in path for path in applied.resized)
+
+
+def test_a_plan_that_changed_no_size_is_edited_too():
+    module, _, plan = two_blocks()
+    plan["sizes"] = []
+    plan["channel_groups"][-1]["keep"].pop()
+    assert "the plan was edited after it was made" in apply_plan(module, plan).notes[0]
+
+
+def test_sizes_of_a_plan_that_does_not_say_what_they_are_for_are_not_set():
+    module, _, plan = two_blocks()
+    del plan["keep_sha256"]
+    applied = apply_plan(module, plan)
+    assert module.first.heads == module.second.heads == 6
+    assert "its keep_sha256 is missing" in applied.notes[0]
+
+
+# Layers that compute their weight.
+
+COMPUTED = {
+    "masked": partial(prune.l1_unstructured, amount=3),
+    "masked_rows": partial(prune.ln_structured, amount=1, n=2, dim=0),
+    "spectral": utils.spectral_norm,
+    "weight": utils.weight_norm,
+    "weight_as_one": partial(utils.weight_norm, dim=None),
+    "parametrized_spectral": parametrizations.spectral_norm,
+    "parametrized_weight": parametrizations.weight_norm,
+}
+
+
+class Computed(nn.Module):
+    """Two layers in a row that compute a weight, and one that does not."""
+
+    def __init__(self, first, second, last, name, compute):
+        super().__init__()
+        self.first = compute(first, name)
+        self.second = compute(second, name)
+        self.last = last
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.second(x[0] if isinstance(x, tuple) else x.tanh())
+        return self.last(x[0] if isinstance(x, tuple) else x.tanh())
+
+
+LAYERS = {
+    "linear": lambda: (nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 3), "weight"),
+    "conv": lambda: (
+        nn.Conv1d(5, 8, 3),
+        nn.Conv1d(8, 6, 3, groups=2),
+        nn.Conv1d(6, 3, 1),
+        "weight",
+    ),
+    "transposed_conv": lambda: (
+        nn.ConvTranspose1d(5, 8, 3),
+        nn.ConvTranspose1d(8, 6, 3, groups=2),
+        nn.Conv1d(6, 3, 1),
+        "weight",
+    ),
+    "lstm": lambda: (
+        nn.LSTM(5, 8, batch_first=True, bidirectional=True),
+        nn.LSTM(16, 6, batch_first=True),
+        nn.Linear(6, 3),
+        "weight_ih_l0",
+    ),
+    "recurrent_part_of_gru": lambda: (
+        nn.GRU(5, 8, batch_first=True),
+        nn.GRU(8, 6, batch_first=True),
+        nn.Linear(6, 3),
+        "weight_hh_l0",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("compute", COMPUTED)
+@pytest.mark.parametrize("layers", LAYERS)
+def test_a_layer_that_computes_its_weight_follows(layers, compute):
+    torch.manual_seed(0)
+    module = Computed(*LAYERS[layers](), COMPUTED[compute]).eval()
+    rows = torch.randn(3, 5, 9) if "conv" in layers else torch.randn(3, 7, 5)
+    with torch.no_grad():
+        module(rows)  # What is computed cannot be copied while it has a gradient.
+    coupling = coupled(module, rows)
+    plan = document(coupling)
+    apply_plan(module, plan)
+    assert_the_same(module, downloaded(coupling, plan), rows, rows[:1])
+    if layers == "conv":
+        assert (module.first.out_channels, module.second.in_channels) == (4, 4)
+        assert (module.second.out_channels, module.second.groups) == (3, 1)
+    elif layers == "lstm":
+        assert (module.first.hidden_size, module.second.input_size) == (4, 8)
 
 
 # What cannot be done, and changes nothing.
@@ -381,6 +622,25 @@ def test_a_multihead_attention_that_cannot_say_it_is_named():
     error = refused(module, document(coupling, PruneConfig(criterion="random", channel_ratio=0.3)))
     assert "encoder.layers.0.self_attn (MultiheadAttention)" in str(error)
     assert "keep all heads and the embedding" in str(error)
+
+
+class Flat(nn.Module):
+    """A weight that is kept as one row of numbers."""
+
+    def forward(self, row):
+        return row.view(-1, 5)
+
+    def right_inverse(self, weight):
+        return weight.flatten()
+
+
+def test_a_layer_whose_weight_no_tensor_resembles_is_named():
+    module = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    parametrize.register_parametrization(module[0], "weight", Flat())
+    coupling = coupled(module, torch.randn(2, 5))
+    error = refused(module, document(coupling))
+    assert "0 (ParametrizedLinear): it has no parameter or buffer of the shape" in str(error)
+    assert "use the downloaded program" in str(error)
 
 
 class Encoder(nn.Module):

@@ -1,5 +1,7 @@
 """Decide what to remove: from scores and a budget to the channels that stay."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -43,6 +45,10 @@ class Plan:
     def as_json(self, model_sha256: str) -> dict[str, Any]:
         """The plan in the shape that users download."""
         scores = self.scores or [None] * len(self.coupling.groups)
+        groups = [
+            self._group(group, score)
+            for group, score in zip(self.coupling.groups, scores, strict=True)
+        ]
         return {
             "format_version": FORMAT_VERSION,
             "model_sha256": model_sha256,
@@ -52,10 +58,8 @@ class Plan:
             "seed": self.seed,
             "baseline": self.baseline.as_json(),
             "predicted": self.predicted.as_json(),
-            "channel_groups": [
-                self._group(group, score)
-                for group, score in zip(self.coupling.groups, scores, strict=True)
-            ],
+            "channel_groups": groups,
+            "keep_sha256": _keep_sha256(groups),
             "sizes": [vars(size) for size in written_sizes(self.coupling, self.keep)],
             "frozen": [vars(frozen) for frozen in self.coupling.frozen],
             "warnings": list(self.warnings),
@@ -88,6 +92,12 @@ def unmatched_warnings(coupling: Coupling) -> list[str]:
         f"exclude: no parameter matches {pattern!r}, so it protects nothing"
         for pattern in coupling.unmatched
     ]
+
+
+def _keep_sha256(groups: list[dict[str, Any]]) -> str:
+    """Digest of what every group keeps; a plan that was edited no longer fits it."""
+    kept = [[group["id"], group["keep"]] for group in groups]
+    return hashlib.sha256(json.dumps(kept, separators=(",", ":")).encode()).hexdigest()
 
 
 def _asked(config: PruningConfig) -> dict[str, Any]:
@@ -132,6 +142,8 @@ def decide(coupling: Coupling, config: PruneConfig, *, seed: int) -> Plan:
     else:
         assert config.channel_ratio is not None, "exactly one budget is given"
         keep = choice.removing(config.channel_ratio)
+    if bool(keep.all()):
+        raise NothingToPruneError(_too_little(config))
     predicted = count(coupling, keep)
     warnings = unmatched_warnings(coupling)
     if config.macs is not None:
@@ -212,7 +224,8 @@ class _Choice:
 
     def _rounded(self, keep: Tensor, *, floor: float) -> Tensor:
         """Give every dimension its best channels back, up to its floor and its multiple."""
-        for channels in self.coupling.sets:
+        every_block = [torch.arange(len(self.coupling.blocks))] if self.coupling.blocks else []
+        for channels in (*self.coupling.sets, *every_block):
             size = len(channels)
             wanted = max(int(keep[channels].sum()), ceil(floor * size), 1)
             wanted = min(ceil(wanted / self.multiple) * self.multiple, size)
@@ -245,6 +258,15 @@ def _nothing(coupling: Coupling, granularity: str) -> str:
     return (
         "no parameter dimension may shrink: every one is an input or an output of the model, or "
         "excluded; a model needs at least one inner layer, such as two linear layers in a row"
+    )
+
+
+def _too_little(config: PruneConfig) -> str:
+    asked = f"channel_ratio {config.channel_ratio:g}" if config.channel_ratio else "the budget"
+    multiple = f" and counts are multiples of {config.channel_multiple}"
+    return (
+        f"{asked} removes not one whole channel of any group"
+        f"{multiple if config.channel_multiple > 1 else ''}: ask for more to be removed"
     )
 
 
