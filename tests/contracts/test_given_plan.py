@@ -102,6 +102,11 @@ def test_channels_are_sorted():
             ("channel_groups", 0, "keep", 0),
             "greater than or equal to 0",
         ),
+        (
+            {"channel_groups": [{"id": "g1", "keep": [2, True]}]},
+            ("channel_groups", 0, "keep", 1),
+            "valid integer",
+        ),
         ({"channel_groups": [BARE["channel_groups"][0]] * 2}, (), "given more than once: g1"),
         ({"channel_groups": []}, ("channel_groups",), "at least 1"),
         ({"channel_groups": 3}, ("channel_groups",), "valid tuple"),

@@ -89,3 +89,71 @@ def test_a_program_is_analyzed_without_its_weights(granularity):
     keep = real.everything()
     keep[real.groups[0].channels[1:]] = False
     assert count(fake, keep) == count(real, keep)
+
+
+class Counted(nn.Module):
+    """Takes a number beside a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x, n):
+        return self.head(self.stem(x[:n]).relu())
+
+
+class Halving(nn.Module):
+    """Takes pictures of an even size."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 3, 2, 2)
+
+    def forward(self, x):
+        return self.up(self.down(x).relu()) + x
+
+
+def _cut_again(exported):
+    coupling = couple(Program.from_exported(exported))
+    plan = decide(coupling, PruneConfig(scope="local", channel_ratio=0.5), seed=0)
+    pruned = cut(coupling, plan.keep)
+    assert verify_cut(coupling, plan.keep, pruned, seed=0).max_relative_error <= TOLERANCE
+    return pruned.export().module()
+
+
+def test_a_dynamic_number_among_the_inputs_stays_dynamic():
+    any_size = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(
+        randomized(Counted()), (torch.randn(6, 4), 3), dynamic_shapes=({0: any_size}, any_size)
+    )
+    module = _cut_again(exported)
+    for rows, number in ((6, 3), (9, 7), (5, 2)):
+        assert module(torch.randn(rows, 4), number).shape == (number, 2)
+
+
+def test_a_size_that_is_twice_another_stays_dynamic():
+    height, width = torch.export.Dim("height", max=64), torch.export.Dim("width", max=64)
+    exported = torch.export.export(
+        randomized(Halving()),
+        (torch.randn(1, 3, 8, 12),),
+        dynamic_shapes=({2: 2 * height, 3: 2 * width},),
+    )
+    module = _cut_again(exported)
+    for size in ((8, 12), (20, 6), (64, 64)):
+        assert module(torch.randn(1, 3, *size)).shape[2:] == size
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(4, 8)
+        self.register_buffer("graph", torch.ones(8))
+
+    def forward(self, x):
+        return self.stem(x) + self.graph
+
+
+def test_a_buffer_named_as_what_modules_have_themselves_is_told_so():
+    exported = torch.export.export(Named(), (torch.randn(2, 4),))
+    with pytest.raises(UnreadableModelError, match=r"'graph'.*rename"):
+        Program.from_exported(exported)

@@ -24,6 +24,7 @@ from worker.engine.data import Rows
 from worker.engine.errors import (
     BaselineError,
     CountsDifferError,
+    NotFiniteError,
     NothingToPruneError,
     OutputsDifferError,
     TrainingModeError,
@@ -120,7 +121,7 @@ class _Run:
             program = program.to(self.request.device)
             with torch.no_grad():
                 try:
-                    program.run(program.example_leaves)
+                    outputs = program.run(program.example_leaves)
                 except Exception as error:
                     # Whatever it raises comes from the user's graph: it is the baseline that fails.
                     raise BaselineError(
@@ -128,6 +129,11 @@ class _Run:
                         f"({type(error).__name__}); export it again and check that "
                         "torch.export.load(path).module()(*example_inputs) works"
                     ) from error
+            if outputs and not any(bool(output.isfinite().any()) for output in outputs):
+                raise NotFiniteError(
+                    "all that the model computes from its own example inputs is NaN or infinite, "
+                    "so that nothing can be compared with it: look at its weights and its inputs"
+                )
         return program
 
     def read(self, path: Path | None, program: Program) -> Rows | None:

@@ -4,7 +4,8 @@ import copy
 import inspect
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,10 +16,12 @@ from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, GraphModule, Node
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from worker.engine.errors import ExportError, UnreadableModelError
 from worker.engine.inline import inline_regions
+from worker.engine.state import Written, written_in
 
 _Copied = TypeVar("_Copied", Graph, GraphModule)
 
@@ -35,6 +38,7 @@ class Program:
         sizes: The number that each symbol of a dynamic dimension has at the example inputs.
         row_limits: Fewest and most rows that one call takes; the most is None where nothing
             limits it, and both are equal where the batch is not dynamic.
+        written: What a call changes: a cache, a counter, an input.
     """
 
     module: GraphModule
@@ -43,9 +47,15 @@ class Program:
     dynamic_shapes: Any
     sizes: Mapping[sympy.Symbol, int]
     row_limits: tuple[int, int | None]
+    written: Written
 
     @classmethod
     def from_exported(cls, exported: ExportedProgram) -> "Program":
+        """Read an exported program, whose tensors are shared with it.
+
+        Raises:
+            UnreadableModelError: It has no example inputs, or names that a module cannot have.
+        """
         if exported.example_inputs is None:
             raise UnreadableModelError(
                 "the file holds no example inputs: save it with torch.export.save(program, path) "
@@ -53,8 +63,8 @@ class Program:
             )
         # Copies: a slice of a data set would take the whole data set along into every saved file.
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, exported.example_inputs)
-        module = exported.module(check_guards=False)
-        assert isinstance(module, GraphModule)
+        module = _module_of(exported)
+        _tie(module)
         inline_regions(module)
         leaves = pytree.tree_leaves((args, kwargs))
         return cls(
@@ -64,6 +74,7 @@ class Program:
             dynamic_shapes=_dynamic_shapes(exported, module),
             sizes=_example_sizes(module, leaves),
             row_limits=_row_limits(exported, module),
+            written=written_in(module.graph),
         )
 
     @property
@@ -100,11 +111,31 @@ class Program:
         return max(low, wanted if high is None else min(wanted, high))
 
     def run(self, leaves: Sequence[Any]) -> list[Tensor]:
-        """Run on flat inputs, in the order of the graph's; the outputs are flat too."""
+        """Run on flat inputs, in the order of the graph's; the outputs are flat too.
+
+        Every call finds what the file holds: what a call writes is gone after it.
+        """
         structure = pytree.tree_structure((self.args, self.kwargs))
-        args, kwargs = pytree.tree_unflatten(list(leaves), structure)
-        outputs = pytree.tree_leaves(self.module(*args, **kwargs))
+        with self.unwritten(leaves) as own:
+            args, kwargs = pytree.tree_unflatten(own, structure)
+            outputs = pytree.tree_leaves(self.module(*args, **kwargs))
         return [output for output in outputs if isinstance(output, Tensor)]
+
+    @contextmanager
+    def unwritten(self, leaves: Sequence[Any]) -> Iterator[list[Any]]:
+        """Let a call write into copies: of its flat inputs, which it gets, and of the tensors."""
+        own = [
+            leaf.clone() if at in self.written.inputs else leaf for at, leaf in enumerate(leaves)
+        ]
+        found = {name: attribute(self.module, name) for name in self.written.tensors}
+        originals = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+        for name, tensor in originals.items():
+            set_attribute(self.module, name, tensor.clone())
+        try:
+            yield own
+        finally:
+            for name, tensor in originals.items():
+                set_attribute(self.module, name, tensor)
 
     def shape(self, node: Node) -> tuple[int, ...]:
         """The shape of a tensor node at the example inputs."""
@@ -238,19 +269,59 @@ def _without_weights(module: GraphModule) -> dict[int, Any]:
     return memo
 
 
+def _module_of(exported: ExportedProgram) -> GraphModule:
+    try:
+        module = exported.module(check_guards=False)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UnreadableModelError(
+            f"the program does not become a module ({error}): a submodule, parameter or buffer has "
+            "a name that modules have for themselves, such as 'graph', 'code' or 'meta'; rename "
+            "it and export again"
+        ) from error
+    assert isinstance(module, GraphModule)
+    return module
+
+
+def _tie(module: GraphModule) -> None:
+    """Make all names of one stored tensor names of one object, as before the file was saved."""
+    seen: dict[tuple[object, ...], Tensor] = {}
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):  # noqa: SLF001 (setattr tells no kinds)
+            for name, tensor in held.items():
+                if tensor is not None and tensor.numel():
+                    same = seen.setdefault((type(tensor), *stored_at(tensor)), tensor)
+                    held[name] = same  # type: ignore[assignment]
+
+
+def stored_at(tensor: Tensor) -> tuple[object, ...]:
+    """Which memory a tensor shows, and how: its storage says so where it has no data too."""
+    storage = StorageWeakRef(tensor.untyped_storage()).cdata  # type: ignore[no-untyped-call]
+    shape, stride = tuple(tensor.shape), tensor.stride()
+    return storage, tensor.storage_offset(), shape, stride, tensor.dtype
+
+
 def _placeholders(module: GraphModule) -> list[Node]:
     return [node for node in module.graph.nodes if node.op == "placeholder"]
 
 
 def _example_sizes(module: GraphModule, leaves: list[Any]) -> dict[sympy.Symbol, int]:
+    """The number of each symbol, from sizes that are one symbol, or computed from one."""
     sizes: dict[sympy.Symbol, int] = {}
     for node, leaf in zip(_placeholders(module), leaves, strict=True):
-        value = tensor_value(node)
-        shape: Sequence[int | torch.SymInt] = () if value is None else value.shape
-        for size, actual in zip(shape, getattr(leaf, "shape", ()), strict=True):
-            if not isinstance(size, int) and size.node.expr.is_Symbol:
-                sizes[size.node.expr] = int(actual)
+        made = node.meta.get("val")
+        shape = made.shape if isinstance(made, Tensor) else [made]
+        actual = leaf.shape if isinstance(leaf, Tensor) else [leaf]
+        for size, number in zip(shape, actual, strict=True):
+            if isinstance(size, torch.SymInt) and len(size.node.expr.free_symbols) == 1:
+                [symbol] = size.node.expr.free_symbols
+                sizes.setdefault(symbol, _solved(size.node.expr, symbol, int(number)))
     return sizes
+
+
+def _solved(expression: sympy.Expr, symbol: sympy.Symbol, number: int) -> int:
+    """The symbol's number, where the expression, such as ``2*s0``, has this one."""
+    found = sympy.solve(expression - number, symbol)
+    return next(int(root) for root in found if root.is_Integer and root >= 0)
 
 
 def _row_limits(exported: ExportedProgram, module: GraphModule) -> tuple[int, int | None]:
@@ -287,9 +358,13 @@ def _dynamic_shapes(exported: ExportedProgram, module: GraphModule) -> Any:
         name = str(expression)
         return dims.setdefault(name, Dim(name, min=low, max=high))
 
-    values = [tensor_value(node) for node in _placeholders(module)]
-    specs = [None if value is None else [dim_of(size) for size in value.shape] for value in values]
-    if all(dim is Dim.STATIC for spec in specs for dim in spec or ()):
+    def dims_of(made: Any) -> Any:
+        if isinstance(made, Tensor):
+            return [dim_of(size) for size in made.shape]
+        return Dim.DYNAMIC if isinstance(made, torch.SymInt) else None
+
+    specs = [dims_of(node.meta.get("val")) for node in _placeholders(module)]
+    if all(dim in (Dim.STATIC, None) for dim in pytree.tree_leaves(specs)):
         return None
     assert exported.call_spec.in_spec is not None
     args, kwargs = pytree.tree_unflatten(specs, exported.call_spec.in_spec)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from worker.engine.errors import ExportError
 from worker.engine.graph.arguments import written_by
 from worker.engine.graph.coupling import Coupling, Kept, Lines, kept_along
 from worker.engine.graph.registry import RESIZES, Resizing
@@ -28,10 +29,16 @@ def cut(coupling: Coupling, keep: Tensor) -> Program:
         keep: Bool, ``(channel_count + 1,)``.
 
     Raises:
-        ExportError: The result does not export.
+        ExportError: The result does not export, or not with the same dynamic dimensions.
     """
     changed = coupling.program.with_module(cut_module(coupling, keep))
-    return Program.from_exported(changed.export())
+    result = Program.from_exported(changed.export())
+    if result.input_sizes != changed.input_sizes:
+        raise ExportError(
+            f"the pruned program takes inputs of shapes {result.input_sizes} where the model takes "
+            f"{changed.input_sizes} (None is any size): export the model with other dynamic shapes"
+        )
+    return result
 
 
 def cut_module(coupling: Coupling, keep: Tensor) -> GraphModule:

@@ -4,12 +4,13 @@ Silenced means that whoever reads a removed channel reads zero, and that a norma
 statistics over the features that are kept, as it will after the cut.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
+from torch.utils import _pytree as pytree
 
 from worker.engine.graph.arguments import operator_of, shares_memory
 from worker.engine.graph.coupling import Coupling, kept_along
@@ -31,6 +32,12 @@ class SilencedProgram(Interpreter):
         self._keep = keep
         self._branches = {block.branch for at, block in enumerate(coupling.blocks) if not keep[at]}
         self._normalized = {found.node: found for found in coupling.propagation.normalized}
+
+    def outputs(self, leaves: Sequence[Any]) -> list[Tensor]:
+        """Run on flat inputs, as a program does."""
+        with self._coupling.program.unwritten(leaves) as own:
+            outputs = pytree.tree_leaves(super().run(*own))
+        return [output for output in outputs if isinstance(output, Tensor)]
 
     def run_node(self, n: Node) -> Any:
         if n in self._branches:

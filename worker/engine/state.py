@@ -1,0 +1,35 @@
+"""What a program writes while it runs: caches, counters, its own inputs."""
+
+from dataclasses import dataclass
+
+from torch.fx import Graph, Node
+
+from worker.engine.graph.arguments import shares_memory, written_by
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a call changes: tensors of the module by name, and flat inputs by place."""
+
+    tensors: frozenset[str]
+    inputs: frozenset[int]
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors or self.inputs)
+
+
+def written_in(graph: Graph) -> Written:
+    """What running a graph changes, by itself or by a view of it."""
+    bases = {_base(node) for call in graph.nodes for node in written_by(call)}
+    places = {node: at for at, node in enumerate(graph.find_nodes(op="placeholder"))}
+    return Written(
+        frozenset(str(node.target) for node in bases if node.op == "get_attr"),
+        frozenset(places[node] for node in bases if node in places),
+    )
+
+
+def _base(node: Node) -> Node:
+    """The tensor whose memory a node shows."""
+    while shares_memory(node) and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
