@@ -139,8 +139,11 @@ def test_a_size_that_is_twice_another_stays_dynamic():
         dynamic_shapes=({2: 2 * height, 3: 2 * width},),
     )
     module = _cut_again(exported)
-    for size in ((8, 12), (20, 6), (64, 64)):
+    for size in ((8, 12), (20, 6), (128, 64)):
         assert module(torch.randn(1, 3, *size)).shape[2:] == size
+    for size in ((7, 12), (130, 12)):
+        with pytest.raises(AssertionError, match="Guard failed"):
+            module(torch.randn(1, 3, *size))
 
 
 class Named(nn.Module):

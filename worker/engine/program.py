@@ -1,7 +1,6 @@
 """A program that can be analyzed, changed and trained: the exported graph with its own weights."""
 
 import copy
-import inspect
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,19 @@ import sympy
 import torch
 from torch import Tensor
 from torch._dynamo.exc import UserError
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 from torch.fx import Graph, GraphModule, Node
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
+from worker.engine.dynamic import (
+    dynamic_shapes,
+    example_sizes,
+    placeholders,
+    row_limits,
+    unnamed,
+)
 from worker.engine.errors import ExportError, UnreadableModelError
 from worker.engine.inline import inline_regions
 from worker.engine.state import Written, written_in
@@ -71,9 +77,9 @@ class Program:
             module=module,
             args=tuple(args),
             kwargs=dict(kwargs),
-            dynamic_shapes=_dynamic_shapes(exported, module),
-            sizes=_example_sizes(module, leaves),
-            row_limits=_row_limits(exported, module),
+            dynamic_shapes=dynamic_shapes(exported, module),
+            sizes=example_sizes(module, leaves),
+            row_limits=row_limits(exported, module),
             written=written_in(module.graph),
         )
 
@@ -102,7 +108,7 @@ class Program:
         def fixed(size: int | torch.SymInt) -> int | None:
             return size if isinstance(size, int) else None
 
-        values = [tensor_value(node) for node in _placeholders(self.module)]
+        values = [tensor_value(node) for node in placeholders(self.module)]
         return [value if value is None else tuple(map(fixed, value.shape)) for value in values]
 
     def rows_per_call(self, wanted: int) -> int:
@@ -197,17 +203,13 @@ class Program:
             except UserError:
                 # A slice of a table up to a dynamic length: the exporter wants a named dimension
                 # to end before the table does, and finds that range again for one without a name.
-                return self._exported(pytree.tree_map(_unnamed, self.dynamic_shapes))
+                return self._exported(pytree.tree_map(unnamed, self.dynamic_shapes))
         except Exception as error:
             # Whatever the exporter raises, the file cannot be made: one clear end for the job.
             raise ExportError(
                 f"the pruned program does not export again ({type(error).__name__}); "
                 "exclude the parameters around the change"
             ) from error
-
-
-def _unnamed(dim: Any) -> Any:
-    return Dim.DYNAMIC(min=dim.min, max=dim.max) if isinstance(dim, Dim) else dim
 
 
 def tensor_value(node: Node) -> Tensor | None:
@@ -298,75 +300,3 @@ def stored_at(tensor: Tensor) -> tuple[object, ...]:
     storage = StorageWeakRef(tensor.untyped_storage()).cdata  # type: ignore[no-untyped-call]
     shape, stride = tuple(tensor.shape), tensor.stride()
     return storage, tensor.storage_offset(), shape, stride, tensor.dtype
-
-
-def _placeholders(module: GraphModule) -> list[Node]:
-    return [node for node in module.graph.nodes if node.op == "placeholder"]
-
-
-def _example_sizes(module: GraphModule, leaves: list[Any]) -> dict[sympy.Symbol, int]:
-    """The number of each symbol, from sizes that are one symbol, or computed from one."""
-    sizes: dict[sympy.Symbol, int] = {}
-    for node, leaf in zip(_placeholders(module), leaves, strict=True):
-        made = node.meta.get("val")
-        shape = made.shape if isinstance(made, Tensor) else [made]
-        actual = leaf.shape if isinstance(leaf, Tensor) else [leaf]
-        for size, number in zip(shape, actual, strict=True):
-            if isinstance(size, torch.SymInt) and len(size.node.expr.free_symbols) == 1:
-                [symbol] = size.node.expr.free_symbols
-                sizes.setdefault(symbol, _solved(size.node.expr, symbol, int(number)))
-    return sizes
-
-
-def _solved(expression: sympy.Expr, symbol: sympy.Symbol, number: int) -> int:
-    """The symbol's number, where the expression, such as ``2*s0``, has this one."""
-    found = sympy.solve(expression - number, symbol)
-    return next(int(root) for root in found if root.is_Integer and root >= 0)
-
-
-def _row_limits(exported: ExportedProgram, module: GraphModule) -> tuple[int, int | None]:
-    for node in _placeholders(module):
-        value = tensor_value(node)
-        if value is None or not value.dim():
-            continue
-        rows: int | torch.SymInt = value.shape[0]
-        if isinstance(rows, int):
-            return rows, rows
-        low, high = _bounds(exported, rows.node.expr)
-        return max(low, 1), high
-    return 1, None
-
-
-def _bounds(exported: ExportedProgram, expression: sympy.Expr) -> tuple[int, int | None]:
-    bounds = exported.range_constraints.get(expression)
-    if bounds is None:
-        return 0, None
-    return int(bounds.lower), int(bounds.upper) if bounds.upper.is_Integer else None
-
-
-def _dynamic_shapes(exported: ExportedProgram, module: GraphModule) -> Any:
-    """The ``dynamic_shapes`` argument that gives an export the same dynamic dimensions."""
-    dims: dict[str, Any] = {}
-
-    def dim_of(size: int | torch.SymInt) -> Any:
-        if isinstance(size, int):
-            return Dim.STATIC
-        expression = size.node.expr
-        if not expression.is_Symbol:
-            return Dim.AUTO  # A derived size such as 2*s0: the exporter finds the relation again.
-        low, high = _bounds(exported, expression)
-        name = str(expression)
-        return dims.setdefault(name, Dim(name, min=low, max=high))
-
-    def dims_of(made: Any) -> Any:
-        if isinstance(made, Tensor):
-            return [dim_of(size) for size in made.shape]
-        return Dim.DYNAMIC if isinstance(made, torch.SymInt) else None
-
-    specs = [dims_of(node.meta.get("val")) for node in _placeholders(module)]
-    if all(dim in (Dim.STATIC, None) for dim in pytree.tree_leaves(specs)):
-        return None
-    assert exported.call_spec.in_spec is not None
-    args, kwargs = pytree.tree_unflatten(specs, exported.call_spec.in_spec)
-    names = inspect.signature(module.forward).parameters
-    return {**dict(zip(names, args, strict=False)), **kwargs}
