@@ -177,9 +177,9 @@ class GivenGroup(Input):
     model_config = ConfigDict(json_schema_extra=_takes_more)
 
     id: Label = Field(examples=["g3"])
-    keep: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], AfterValidator(_sorted)] = Field(
-        description="Channels that stay; all others of the group go.", examples=[[0, 2, 3]]
-    )
+    keep: Annotated[
+        tuple[Annotated[int, Field(ge=0, strict=True)], ...], AfterValidator(_sorted)
+    ] = Field(description="Channels that stay; all others of the group go.", examples=[[0, 2, 3]])
     channel_count: int | None = Field(
         default=None, ge=1, description="Where given, the group must have as many channels."
     )
