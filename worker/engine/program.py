@@ -29,6 +29,7 @@ from worker.engine.errors import ExportError, UnreadableModelError
 from worker.engine.inline import inline_regions
 from worker.engine.state import Written, written_in
 
+_HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 _Copied = TypeVar("_Copied", Graph, GraphModule)
 
 
@@ -262,11 +263,11 @@ def _without_weights(module: GraphModule) -> dict[int, Any]:
             memo[id(tensor)] = tensor
     for part in reversed(list(module.modules())):
         if type(part) is torch.nn.Module:
-            twin = copy.copy(part)
-            for held in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
-                setattr(twin, held, copy.copy(getattr(part, held)))
-            children = part._modules.items()  # noqa: SLF001 (named_children leaves out doubles)
-            twin._modules = {name: memo.get(id(c), c) for name, c in children}  # noqa: SLF001
+            twin = object.__new__(torch.nn.Module)
+            held = vars(part)
+            own = {name: copy.copy(held[name]) for name in _HELD}
+            own["_modules"] = {name: memo.get(id(c), c) for name, c in held["_modules"].items()}
+            vars(twin).update(held | own)
             memo[id(part)] = twin
     return memo
 

@@ -34,15 +34,16 @@ def magnitude(subject: Subject, *, p: float = 2.0) -> Tensor:
     """
     if p <= 0:
         raise ValueError(f"p must be > 0, got {p}")
-    scores = torch.zeros(len(subject.group))
+    sums, channels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for member in subject.group.members:
         weight = attribute(subject.program.module, member.parameter)
-        if not isinstance(weight, Parameter):
-            continue
-        place = subject.place[member.channels]
-        ours = place >= 0
-        scores.index_add_(0, place[ours], _sums(weight.detach(), member.dim, p)[ours])
-    return scores
+        if isinstance(weight, Parameter):
+            sums.append(_sums(weight.detach(), member.dim, p))
+            channels.append(member.channels)
+    place = subject.place[torch.cat(channels)]
+    ours = place >= 0
+    scores = torch.zeros(len(subject.group))
+    return scores.index_add_(0, place[ours], torch.cat(sums)[ours])
 
 
 def _sums(weight: Tensor, dim: int, p: float) -> Tensor:
@@ -56,4 +57,6 @@ def _sums(weight: Tensor, dim: int, p: float) -> Tensor:
     # norm over what lies side by side in memory is ten times faster than one over what does not.
     parts = torch.split(lines, max(1, _PART // lines[0].numel()))
     norms = (torch.linalg.vector_norm(part, p, dim=2, dtype=dtype) for part in parts)
-    return torch.stack([norm.pow(p).sum(0) for norm in norms]).sum(0).float().cpu()
+    first, *others = [norm.pow(p).sum(0) for norm in norms]
+    total: Tensor = sum(others, start=first)
+    return total.float().cpu()

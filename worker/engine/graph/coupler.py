@@ -7,7 +7,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from worker.engine.graph.equation import ELLIPSIS, Equation
+from worker.engine.graph.direct import couple_directly
+from worker.engine.graph.equation import ELLIPSIS, Equation, ranked
 from worker.engine.graph.labels import Labels, Value, compressed
 
 
@@ -53,14 +54,32 @@ class Coupler:
             heads: Factors that number the products of which an attention is made, one a head;
                 ``...`` stands for all of its dimensions.
         """
-        named = Equation.parse(equation).with_ranks(
-            [len(operand.shape) for operand in operands], len(output)
-        )
-        factor_sizes = named.factor_sizes([operand.shape for operand in operands], sizes or {})
+        shapes = tuple(tuple(operand.shape) for operand in operands)
+        named = ranked(equation, tuple(map(len, shapes)), len(output))
+        factor_sizes = named.factor_sizes(shapes, sizes or {})
         if heads:
             numbering = self._attend(named, operands, heads)
             whole = [*whole, *(numbering if self.within_heads else ())]
-        solver = _Solver(self.labels, named, operands, factor_sizes, set(whole), set(fixed))
+        direct = couple_directly(
+            self.labels,
+            named,
+            operands,
+            factor_sizes,
+            output,
+            whole=set(whole),
+            fixed=set(fixed),
+        )
+        if direct is not None:
+            return direct
+        solver = _Solver(
+            self.labels,
+            named,
+            operands,
+            factor_sizes,
+            whole=set(whole),
+            fixed=set(fixed),
+            within_heads=self.within_heads,
+        )
         return self.labels.settled(output, solver.output_planes())
 
     def _attend(
@@ -129,10 +148,13 @@ class _Solver:
         equation: Equation,
         operands: Sequence[Value],
         sizes: Mapping[str, int],
+        *,
         whole: set[str],
         fixed: set[str],
+        within_heads: bool,
     ) -> None:
         self.labels = labels
+        self.within_heads = within_heads
         self.equation = equation
         self.operands = operands
         dims = [dim for dims in (*equation.operands, equation.output) for dim in dims]
@@ -224,11 +246,12 @@ class _Solver:
         self, component: list[int], spreads: list[_Spread], bare: set[int]
     ) -> Tensor | None:
         """Choose the factor that may shrink; along the others, everything is one."""
-        axis = self._axis([at for at in component if at not in bare])
+        covered = [at for at in component if at not in bare]
+        axis = self._axis(covered)
         chosen: list[_Spread] = []
         for spread in spreads:
             if axis is None or not spread.varies(axis):
-                self.labels.fix(spread.labels)
+                self.labels.hold(spread.labels, run_over=axis is None and bool(covered))
                 continue
             labels = spread.labels
             for at in component:
@@ -240,14 +263,16 @@ class _Solver:
         for spread in chosen[1:]:
             self.labels.tie(chosen[0].labels, spread.labels)
         if self._bare([axis], chosen):
-            self.labels.fix(chosen[0].labels)
+            self.labels.hold(chosen[0].labels, run_over=False)
         return chosen[0].labels if self.factors[axis] in self.retained else None
 
     def _axis(self, component: list[int]) -> int | None:
-        """Prefer what the output keeps, then the slowest: heads before head_dim."""
+        """Prefer what the output keeps, then the slowest: heads before head_dim, or after it."""
         movable = [at for at in component if self.factors[at] not in self.immovable]
-        retained = [at for at in movable if self.factors[at] in self.retained]
-        return next(iter(retained or movable), None)
+        found = [at for at in movable if self.factors[at] in self.retained] or movable
+        if not found:
+            return None
+        return found[-1 if self.within_heads else 0]
 
     def _bare(self, component: list[int], spreads: list[_Spread]) -> set[int]:
         """Factors that some operand has in full without a plane along them: these cannot shrink."""

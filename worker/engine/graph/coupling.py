@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.fx import Node
 
-from worker.engine.graph.arguments import needed_by
+from worker.engine.arguments import needed_by
 from worker.engine.graph.blocks import Block, find_blocks, unused_without
 from worker.engine.graph.labels import FIXED, Value, compressed
 from worker.engine.graph.propagate import Frozen, Propagation, propagate
@@ -234,15 +234,22 @@ class _Lines:
         return self._by_plane[id(plane)]
 
     def _read(self, plane: Tensor) -> tuple[int, Line] | None:
-        channels = compressed(self._channel_of[plane])
-        varying = [dim for dim, size in enumerate(channels.shape) if size > 1]
-        assert len(varying) <= 1, "a plane that was not settled"
-        if not varying:
+        varying = [dim for dim, size in enumerate(plane.shape) if size > 1]
+        if len(varying) > 1:
+            plane = compressed(self._channel_of[plane])
+            varying = [dim for dim, size in enumerate(plane.shape) if size > 1]
+            assert len(varying) <= 1, "a plane that was not settled"
+            channels = plane.reshape(-1).numpy()
+        else:
+            channels = self._channel_of.numpy()[plane.reshape(-1).numpy()]
+        if not varying or bool((channels == channels[0]).all()):
             return None
-        flat = channels.flatten()
-        key = flat.numpy().tobytes()
-        line = self._by_channels.setdefault(key, Line(len(self._by_channels), flat))
-        return varying[0], line
+        key = channels.tobytes()
+        found = self._by_channels.get(key)
+        if found is None:
+            found = Line(len(self._by_channels), torch.from_numpy(channels))
+            self._by_channels[key] = found
+        return varying[0], found
 
 
 def _sizes(lines: list[Line], keep: Tensor) -> list[int]:
@@ -355,6 +362,9 @@ def _number_channels(roots: Tensor, vectors: list[Tensor]) -> tuple[Tensor, int]
     return table[roots], len(order)
 
 
+_KINDS = ("heads", "head_dim")
+
+
 def _kinds(propagation: Propagation, channel_of: Tensor) -> dict[int, str]:
     """The channels that are heads of an attention, and those that lie within its heads."""
     kinds: dict[int, str] = {}
@@ -384,16 +394,20 @@ def _groups(
     graph = coo_array((np.ones(len(row), dtype=np.int8), (row, column)), shape=(size, size))
     _, component = connected_components(graph, directed=False)
     # Heads and other channels may meet in a concatenation: they are ranked apart.
-    code = {kind: at for at, kind in enumerate(dict.fromkeys(["channels", *kinds.values()]))}
-    codes = np.fromiter((code[kinds.get(channel, "channels")] for channel in range(count)), int)
-    part_of = component[:count] * len(code) + codes
+    part_of = component[:count] * (len(_KINDS) + 1)
+    for channel, kind in kinds.items():
+        if channel >= 0:
+            part_of[channel] += 1 + _KINDS.index(kind)
     order = np.argsort(part_of, kind="stable")
     found, first, sizes = np.unique(part_of, return_index=True, return_counts=True)
     parts = np.split(order, np.cumsum(sizes)[:-1]) if count else []
     owned: dict[int, list[Member]] = {part: [] for part in found.tolist()}
+    parts_of = {
+        number: np.unique(part_of[channels.numpy()]).tolist()
+        for number, channels in zip(lines, rows, strict=True)
+    }
     for member in members:
-        channels = member.channels[member.channels >= 0].numpy()
-        for part in np.unique(part_of[channels]).tolist():
+        for part in parts_of[member.line.number]:
             owned[part].append(member)
     return tuple(
         ChannelGroup(

@@ -63,6 +63,12 @@ class Equation:
         return sizes
 
 
+@lru_cache(maxsize=4096)
+def ranked(text: str, ranks: tuple[int, ...], output_rank: int) -> Equation:
+    """An equation read and given ranks, once for all calls that are alike."""
+    return Equation.parse(text).with_ranks(ranks, output_rank)
+
+
 def _solve(dim: Dimension, size: int, sizes: dict[str, int]) -> None:
     unknown = [name for name in dim if name not in sizes]
     known = prod(sizes[name] for name in dim if name in sizes)

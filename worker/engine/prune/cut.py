@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from worker.engine.arguments import memory_of, written_by
 from worker.engine.errors import ExportError
-from worker.engine.graph.arguments import written_by
 from worker.engine.graph.coupling import Coupling, Kept, Lines, kept_along
 from worker.engine.graph.registry import RESIZES, Resizing
 from worker.engine.program import Program, attribute, module_path, set_attribute
@@ -137,21 +137,38 @@ def _plain(node: Node, shapes: list[tuple[int, ...]]) -> Any:
 
 def _slice_parameters(module: GraphModule, coupling: Coupling, keep: Tensor) -> None:
     done: dict[int, Tensor] = {}
+    kept = _KeptIndices(keep)
     for name, (_, lines) in coupling.parameter_lines.items():
         if not lines:
             continue
         tensor = attribute(module, name)
         assert isinstance(tensor, Tensor)
         if id(tensor) not in done:  # A tied weight stays tied.
-            done[id(tensor)] = _sliced(tensor, lines, keep)
+            done[id(tensor)] = _sliced(tensor, lines, kept)
         set_attribute(module, name, done[id(tensor)])
 
 
-def _sliced(tensor: Tensor, lines: Lines, keep: Tensor) -> Tensor:
+class _KeptIndices:
+    """Indices that stay, found once for each line."""
+
+    def __init__(self, keep: Tensor) -> None:
+        self._keep = keep
+        self._found: dict[tuple[int, ...], Tensor] = {}
+
+    def along(self, lines: Lines, dim: int, size: int) -> Tensor:
+        """Of a dimension: int64, sorted."""
+        numbers = tuple(line.number for at, line in lines if at == dim)
+        if numbers not in self._found:
+            kept = kept_along(lines, dim, size, self._keep)
+            self._found[numbers] = kept.nonzero().flatten()
+        return self._found[numbers]
+
+
+def _sliced(tensor: Tensor, lines: Lines, kept: _KeptIndices) -> Tensor:
     sliced = tensor.detach()
     for dim in {at for at, _ in lines}:
-        kept = kept_along(lines, dim, tensor.shape[dim], keep).nonzero().flatten()
-        sliced = sliced.index_select(dim, kept.to(tensor.device))
+        indices = kept.along(lines, dim, tensor.shape[dim])
+        sliced = sliced.index_select(dim, indices.to(tensor.device))
     sliced = sliced.contiguous()
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(sliced, requires_grad=tensor.requires_grad)
@@ -162,14 +179,17 @@ def _drop_blocks(graph: Graph, kept: Kept) -> None:
     """Leave out what the blocks that go add, and all that was there for them alone."""
     originals = list(kept.coupling.program.graph.nodes)
     copies = dict(zip(originals, graph.nodes, strict=True))
+    written = [{memory_of(tensor) for tensor in written_by(node)} for node in originals]
     for at, block in enumerate(kept.coupling.blocks):
         if kept.keep[at]:
             continue
         end = copies[block.sum]
         stays = end.args[block.sum.args.index(block.kept)]
         assert isinstance(stays, Node)
-        if any(end in written_by(user) for user in end.users):
-            # What is written into the sum was never written into what it was made of.
+        is_one = block.sum.target == aten.add_.Tensor and block.sum.args[0] is block.kept
+        later = set[Node]().union(*written[originals.index(block.sum) + 1 :])
+        if not is_one and later & {memory_of(block.sum), memory_of(block.kept)}:
+            # What is written into the sum was never written into what it was made of, nor back.
             with graph.inserting_before(end):
                 stays = graph.call_function(aten.clone.default, (stays,))
         end.replace_all_uses_with(stays)
