@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.zoo.attentions import RotaryHalves
 from tests.zoo.exported import export, pattern_coupling, pattern_program, randomized
 from worker.engine.config import ApplyPlanConfig, GroupConfig, PruneConfig
 from worker.engine.errors import NothingToPruneError, PlanMismatchError
@@ -50,6 +51,43 @@ def test_every_head_loses_the_same_of_its_width(name):
     # Queries with their keys, and values with the output projection: four wide each.
     assert {len(group) for group in plan.coupling.groups} == {4}
     assert plan.predicted.macs < plan.baseline.macs
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # The halves of queries and keys turn together, and so do neighbors; values go alone.
+        ("rotary_halves", 2 + 4),
+        ("rotary_pairs", 2 + 4),
+        ("rotary_complex", 2 + 4),
+        # All three are one view: they lose the same.
+        ("rotary_fused", 2),
+        ("rotary_shared_keys", 2),
+        # A number for each head keeps none of its width.
+        ("temperature", 4 + 4),
+    ],
+)
+def test_the_width_of_heads_goes_with_what_scales_it(name, expected):
+    plan, _ = pruned(pattern_program(name), "head_dim")
+    assert sum(len(group) for group in plan.coupling.groups) == expected
+    assert plan.predicted.macs < plan.baseline.macs
+
+
+class Counted(RotaryHalves):
+    """The steps of its positions are counted out: each place has a meaning, and stays."""
+
+    def rotated(self, x: Tensor) -> Tensor:
+        angles = torch.arange(7)[:, None] * 0.1 ** torch.arange(2)
+        first, second = x.chunk(2, dim=-1)
+        turned = torch.cat([-second, first], dim=-1)
+        return x * torch.cat([angles.cos()] * 2, -1) + turned * torch.cat([angles.sin()] * 2, -1)
+
+
+def test_values_lose_width_alone_where_positions_are_counted_out():
+    program = Program.from_exported(export(randomized(Counted()), torch.randn(2, 7, 5)))
+    plan, result = pruned(program, "head_dim")
+    assert [len(group) for group in plan.coupling.groups] == [4]
+    assert result.module.get_parameter("qkv.weight").shape == (2 * 16 + 8, 16)
 
 
 def test_all_groups_say_what_their_channels_are():
@@ -113,6 +151,101 @@ def test_a_block_goes_where_nobody_else_reads_its_branch_and_its_shortcut_is_pla
     nn.init.zeros_(module.blocks[0].bias)
     with torch.no_grad():
         torch.testing.assert_close(result.run(leaves)[0], module(*leaves))
+
+
+class SharedNorm(nn.Module):
+    """Attention and MLP side by side, each added for itself, read one norm (GPT-J)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(5, 8)
+        self.norms = nn.ModuleList([nn.LayerNorm(8) for _ in range(2)])
+        self.mix = nn.ModuleList([nn.Linear(8, 8) for _ in range(2)])
+        self.mlp = nn.ModuleList([nn.Linear(8, 8) for _ in range(2)])
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for norm, mix, mlp in zip(self.norms, self.mix, self.mlp, strict=True):
+            y = norm(x)
+            x = x + mix(y).softmax(1) + mlp(y).relu()
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "gone"),
+    [((0,), ()), ((1, 2), ()), ((0, 1), ("norms.0",)), ((0, 1, 2, 3), ("norms.0", "norms.1"))],
+)
+def test_what_two_blocks_read_goes_with_the_last_of_them(dropped, gone):
+    program = Program.from_exported(export(randomized(SharedNorm()), torch.randn(2, 4, 5)))
+    coupling = couple(program, granularity="layers")
+    assert coupling.groups[0].channel_names == ("mix.0", "mlp.0", "mix.1", "mlp.1")
+    keep = coupling.everything()
+    keep[list(dropped)] = False
+    result = cut(coupling, keep)
+    assert verify_cut(coupling, keep, result, seed=0).max_relative_error <= TOLERANCE
+    assert count(coupling, keep) == count(couple(result))
+    left = dict(result.module.named_parameters())
+    assert {f"norms.{at}" for at in range(2) if f"norms.{at}.weight" not in left} == set(gone)
+
+
+def _view_of_the_sum_is_written(x: Tensor, block: nn.Module) -> Tensor:
+    y = x + block(x)
+    y[:, :4].mul_(3.0)
+    y.view(-1, 2, 4)[:, 1].relu_()
+    return x * y
+
+
+def _view_of_what_is_kept_is_read(x: Tensor, block: nn.Module) -> Tensor:
+    view = x.view(-1, 2, 4)
+    x += block(x)
+    x.relu_()
+    return x + view.flatten(1)
+
+
+def _what_is_kept_is_written_later(x: Tensor, block: nn.Module) -> Tensor:
+    y = x + block(x)
+    x.relu_()
+    return y * x
+
+
+def _sum_is_written_into_the_branch(x: Tensor, block: nn.Module) -> Tensor:
+    y = block(x)
+    y += x
+    y.relu_()
+    return y * x
+
+
+class Written(nn.Module):
+    """A block, and something that is written near it."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x), self.block))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _view_of_the_sum_is_written,
+        _view_of_what_is_kept_is_read,
+        _what_is_kept_is_written_later,
+        _sum_is_written_into_the_branch,
+    ],
+    ids=lambda body: body.__name__,
+)
+def test_a_block_goes_and_every_write_still_lands_where_it_did(body):
+    program = Program.from_exported(export(randomized(Written(body)), torch.randn(2, 5)))
+    coupling = couple(program, granularity="layers")
+    assert coupling.groups[0].channel_names == ("block",)
+    keep = coupling.everything()
+    keep[0] = False
+    result = cut(coupling, keep)
+    assert verify_cut(coupling, keep, result, seed=0).max_relative_error <= TOLERANCE
 
 
 def test_an_excluded_block_stays():

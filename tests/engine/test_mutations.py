@@ -83,6 +83,20 @@ MUTANTS = {
         _case(aten.gru_cell.default),
         _equation("n i, n h, r i, r h, r, r -> n h", "input", "hx", "w_ih", "w_hh", "b_ih", "b_hh"),
     ),
+    "a shuffle loses single channels": (
+        _case(aten.channel_shuffle.default),
+        _equation("n (g c) * * -> n (c g) * *", "self", g=2),
+    ),
+    "one of a pair goes": (
+        _case(aten.view_as_complex.default),
+        _equation("m n r -> m n", "self"),
+    ),
+    "a bag lets go of rows": (
+        _case(aten.embedding_bag.default),
+        lambda call: (
+            [call.coupler.equate("r d, *, * -> * d", *call.tensors(), output=call.first_output)] * 4
+        ),
+    ),
     "a group norm loses single channels": (
         _case(aten.group_norm.default),
         _equation("n c *, c, c -> n c *", "input", "weight", "bias"),
@@ -111,6 +125,7 @@ def test_a_wrong_rule_is_noticed(name, monkeypatch):
         aten.expand.default,
         aten.group_norm.default,
         aten.index_select.default,
+        aten.tensor_split.indices,
     ],
     ids=str,
 )

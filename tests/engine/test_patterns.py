@@ -1,8 +1,13 @@
 """Every pattern is pruned, runs at any batch, and computes what its silenced original computes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.zoo.compositions import Branching
 from tests.zoo.exported import (
@@ -15,6 +20,7 @@ from tests.zoo.exported import (
 )
 from tests.zoo.patterns import PATTERNS
 from worker.engine.config import PruneConfig
+from worker.engine.errors import NothingToPruneError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
 from worker.engine.program import Program
@@ -118,6 +124,77 @@ def test_no_operator_of_a_pattern_is_frozen(name):
     assert pattern_coupling(name).frozen == []
 
 
+class Between(nn.Module):
+    """A function of what one layer gives the next."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.function(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda x: x.softmax(1), ["aten.softmax.int"]),
+        (lambda x: x * x.log_softmax(1), ["aten.log_softmax.int"]),
+        # Once is enough: what comes behind it could not lose channels in any case.
+        (lambda x: x.cumsum(1).sort(1)[0], ["aten.cumsum.default"]),
+        (lambda x: x.roll(2, 1), ["aten.roll.default"]),
+        (lambda x: functional.local_response_norm(x, 3), ["aten.avg_pool3d.default"]),
+        # Rows of an image: it is the input that has them in full.
+        (lambda x: x.softmax(2).roll(1, 3), []),
+    ],
+)
+def test_what_runs_over_channels_is_named(function, named):
+    program = Program.from_exported(export(Between(function).eval(), torch.randn(2, 3, 4, 4)))
+    coupling = couple(program)
+    assert [frozen.operator for frozen in coupling.frozen] == named
+    if named:
+        with pytest.raises(NothingToPruneError, match="it runs over channels"):
+            decide(coupling, PruneConfig(channel_ratio=0.5), seed=0)
+
+
+class _Largest(TorchDispatchMode):
+    """Counts the elements of the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        sizes = [
+            leaf.untyped_storage().nbytes() // leaf.element_size()
+            for leaf in pytree.tree_leaves(made)
+            if isinstance(leaf, Tensor)
+        ]
+        self.elements = max([self.elements, *sizes])
+        return made
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.flip(-1),
+        lambda x: x.repeat_interleave(2, 3),
+        lambda x: x.tile(1, 1, 2, 1),
+        lambda x: x[:, [0, 3, 2, 1, 4, 5, 6, 7]],
+        lambda x: functional.channel_shuffle(x, 2),
+        lambda x: x.roll(1, 3),
+        lambda x: x.softmax(3),
+    ],
+)
+def test_labels_take_no_room_for_an_image(function):
+    program = Program.from_exported(export(Between(function).eval(), torch.randn(2, 3, 32, 32)))
+    with _Largest() as largest:
+        couple(program)
+    assert largest.elements < 32 * 32
+
+
 def _groups(name: str) -> dict[str, int]:
     return {group.name: len(group) for group in pattern_coupling(name).groups}
 
@@ -155,6 +232,8 @@ def _groups(name: str) -> dict[str, int]:
         ("projected_recurrence", {"stem.weight": 6, "lstm.weight_hh_l0": 4}),
         ("unrolled_lstm", {"stem.weight": 6, "cell.weight_ih": 8}),
         ("unrolled_gru", {"state": 8}),
+        ("one_group", {"stem.weight": 8, "up.weight": 12}),
+        ("summed_rows", {"table.weight": 8}),
         ("tied_vocabulary", {"embed.weight": 8, "middle.weight": 12}),
         ("interpolated", {"stem.weight": 8, "middle.weight": 6}),
         ("averaged_weights", {"attend.in_proj_weight": 3}),
@@ -164,6 +243,9 @@ def _groups(name: str) -> dict[str, int]:
         ("window_attention", {"table": 2, "embed.weight": 8, "merge.weight": 12}),
         ("rotary_halves", {"embed.weight": 16, "qkv.weight": 4}),
         ("rotary_pairs", {"embed.weight": 16, "qkv.weight": 4}),
+        ("rotary_complex", {"embed.weight": 16, "qkv.weight": 4}),
+        ("rotary_fused", {"embed.weight": 16, "qkv.weight": 4}),
+        ("rotary_shared_keys", {"embed.weight": 16, "qkv.weight": 2}),
         ("temperature", {"temperature": 3, "layer_scale": 12}),
         ("linear_biases", {"embed.weight": 16, "qkv.weight": 4}),
         ("folded_heads", {"embed.weight": 12, "qkv.weight": 3}),
@@ -172,8 +254,14 @@ def _groups(name: str) -> dict[str, int]:
         ("padded_planes", {"stem.weight": 8, "middle.weight": 6}),
         ("pixels_to_channels", {"stem.weight": 6, "middle.weight": 8}),
         ("shuffled_by_stack", {"stem.weight": 2}),
+        # Groups of the first are dealt out: each group of the second has one channel of both.
+        ("shuffled_by_module", {"stem.weight": 2, "second.weight": 3}),
         ("folded_patches", {"stem.weight": 6, "mix.weight": 6}),
         ("permuted", {"stem.weight": 8, "mix.weight": 6}),
+        # Four that are read from both, and four that are read from neither.
+        ("permuted_twice", {"stem.weight": 8}),
+        # What the middle gives is as wide as an output without a row.
+        ("emptied", {"stem.weight": 8}),
         ("gathered", {"stem.weight": 8}),
         ("masked", {"stem.weight": 8, "middle.weight": 6}),
         # The halves of the second lie on each other.
@@ -182,6 +270,7 @@ def _groups(name: str) -> dict[str, int]:
         ("repeated", {"stem.weight": 8, "middle.weight": 6}),
         ("computed_sizes", {"stem.weight": 8, "middle.weight": 3}),
         ("einsum_excite", {"stem.weight": 8, "squeeze.weight": 4}),
+        ("spatial_attention", {"stem.weight": 8}),
         ("mixer", {"embed.weight": 8, "steps.0.weight": 10, "channels.0.weight": 12}),
         ("padded_blocks", {"stem.weight": 8, "first.0.weight": 8, "second.0.weight": 16}),
         ("ensemble", {"first.0.weight": 8, "second.0.weight": 12}),

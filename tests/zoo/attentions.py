@@ -112,6 +112,7 @@ class _Rotary(nn.Module):
         angles = torch.outer(torch.arange(7.0), torch.tensor([1.0, 0.1]))
         self.register_buffer("cos", angles.cos())
         self.register_buffer("sin", angles.sin())
+        self.register_buffer("steps", torch.tensor([1.0, 0.1]))
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (_heads(p, 4) for p in self.qkv(self.embed(x)).split(16, dim=-1))
@@ -137,6 +138,46 @@ class RotaryPairs(_Rotary):
         return torch.stack(turned, dim=-1).flatten(-2)
 
 
+class RotaryComplex(_Rotary):
+    """Rotary positions: neighbors are one complex number (Llama, as Meta wrote it)."""
+
+    def rotated(self, x: Tensor) -> Tensor:
+        angles = torch.arange(7)[:, None] * self.steps
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        turned = pairs * torch.polar(torch.ones_like(angles), angles)
+        return torch.view_as_real(turned).flatten(3)
+
+
+class RotaryFused(_Rotary):
+    """Rotary positions that are computed, and one view of queries, keys and values (timm)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(self.embed(x)).unflatten(-1, (3, 4, 4)).unbind(2)
+        query, key = (self.rotated(part.transpose(1, 2)) for part in (query, key))
+        x = functional.scaled_dot_product_attention(query, key, value.transpose(1, 2))
+        return self.head(_merged(x))
+
+    def rotated(self, x: Tensor) -> Tensor:
+        angles = torch.arange(7)[:, None] * torch.cat([self.steps] * 2)
+        first, second = x.chunk(2, dim=-1)
+        return x * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()
+
+
+class RotarySharedKeys(RotaryFused):
+    """Two queries, their key and their value, side by side in each part of a view (InternLM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(16, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(self.embed(x)).unflatten(-1, (2, 4, 4))
+        query = self.rotated(parts[..., :2, :].flatten(2, 3).transpose(1, 2))
+        key = self.rotated(parts[..., 2, :].transpose(1, 2)).repeat_interleave(2, dim=1)
+        value = parts[..., 3, :].transpose(1, 2).repeat_interleave(2, dim=1)
+        return self.head(_merged(functional.scaled_dot_product_attention(query, key, value)))
+
+
 class Temperature(nn.Module):
     """A learned number for each head scales its scores, another each channel of the result."""
 
@@ -153,7 +194,7 @@ class Temperature(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
         query, key, value = (_heads(part, 3) for part in self.qkv(x).chunk(3, dim=-1))
-        scores = query @ key.transpose(-2, -1) * self.temperature * self.sharpness
+        scores = (query * self.temperature) @ key.transpose(-2, -1) * self.sharpness
         x = x + self.layer_scale * self.out(_merged(scores.softmax(-1) @ value))
         return self.head(x)
 

@@ -22,6 +22,21 @@ class EinsumExcite(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class SpatialAttention(nn.Module):
+    """Pixels are scaled by what a convolution makes of their largest and mean channel (CBAM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.scale = nn.Conv2d(3, 1, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        seen = [x.amax(1, keepdim=True), x.min(1, keepdim=True)[0], x.mean(1, keepdim=True)]
+        return self.head((x * torch.sigmoid(self.scale(torch.cat(seen, 1)))).mean((2, 3)))
+
+
 class Mixer(nn.Module):
     """Layers over steps and layers over channels in turn (MLP-mixer)."""
 

@@ -169,6 +169,36 @@ class UnrolledGru(nn.Module):
         return self.head(torch.stack(states, dim=1))
 
 
+class OneGroup(nn.Module):
+    """A group norm of one group before every block (PoolFormer)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first, self.second = nn.GroupNorm(1, 8), nn.GroupNorm(1, 8, affine=False)
+        self.up, self.down = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + functional.avg_pool2d(self.first(x), 3, 1, 1)
+        x = x + self.down(self.up(self.second(x)).relu())
+        return self.head(x.mean((2, 3)))
+
+
+class SummedRows(nn.Module):
+    """Rows of a table, summed for each row of the input, and a part of them (DLRM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.EmbeddingBag(11, 8, mode="sum")
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)
+        return self.head(torch.cat([x, *x.tensor_split((2, 5), dim=1)], dim=1))
+
+
 class TiedVocabulary(nn.Module):
     """The embedding is the output layer too: words stay, the width is pruned."""
 

@@ -66,6 +66,23 @@ class ShuffledByStack(nn.Module):
         return self.head(self.grouped(x).relu().mean((2, 3)))
 
 
+class ShuffledByModule(nn.Module):
+    """Conv groups, and a shuffle of channels between them, each one operator (ShuffleNet)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.second = nn.Conv2d(8, 12, 3, padding=1, groups=4)
+        self.shuffles = nn.ModuleList([nn.ChannelShuffle(2), nn.ChannelShuffle(4)])
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.shuffles
+        x = second(self.second(first(self.first(self.stem(x).relu())).relu()))
+        return self.head(x.mean((2, 3)))
+
+
 class FoldedPatches(nn.Module):
     """Patches become columns, go through a layer, and become an image again."""
 
@@ -94,6 +111,35 @@ class Permuted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.index_select(self.stem(x).relu(), 1, self.order)
         return self.head(self.mix(x).mean((2, 3)))
+
+
+class PermutedTwice(nn.Module):
+    """One order is applied to two tensors, another stands in the code."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.other = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+        self.register_buffer("order", torch.tensor([3, 0, 7, 6]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = self.stem(x)[:, self.order], self.other(x).index_select(-3, self.order.int())
+        return self.head((x * y.sigmoid())[:, [3, 1, 0, 2]].mean((2, 3)))
+
+
+class Emptied(nn.Module):
+    """Slices without an element: one of channels, and one of rows, as wide as those."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.middle = nn.Linear(8, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x).relu()
+        return self.head(self.middle(torch.cat([x, x[:, :0]], dim=1))), self.head.weight[:0].exp()
 
 
 class Gathered(nn.Module):

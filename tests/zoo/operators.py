@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 aten = torch.ops.aten
 
@@ -187,6 +188,26 @@ CASES: tuple[Case, ...] = (
         channels=7,
         call=lambda x, y: x.clone().masked_fill_(y > 0.5, torch.ones(())),
     ),
+    *(
+        _case(
+            operator,
+            (3, 4),
+            (4,),
+            channels=7,
+            call=lambda x, y, op=operator: op(x, y.expand_as(x)).abs(),
+        )
+        for operator in (aten.complex.default, aten.polar.default)
+    ),
+    *(
+        _case(operator, (3, 4), channels=7, call=lambda x, op=operator: op(torch.complex(x, x * x)))
+        for operator in (aten.real.default, aten.imag.default, aten.view_as_real.default)
+    ),
+    _case(
+        aten.view_as_complex.default,
+        (3, 4, 2),
+        channels=7,
+        call=lambda x: aten.view_as_complex(x).abs(),
+    ),
     _case(aten.expand_as.default, (4,), (3, 4), channels=7),
     _case(aten.prelu.default, (2, 4, 3), (4,), channels=6),
     _case(aten.prelu.default, (2, 4), (1,), channels=6),
@@ -347,6 +368,16 @@ CASES: tuple[Case, ...] = (
         channels=3 + 3,
         call=lambda x, w, b: aten.group_norm.default(x, 3, w, b),
     ),
+    *(
+        _case(
+            aten.group_norm.default,
+            (3, 6, 2),
+            *vectors,
+            channels=3 + 6 + 2,
+            call=lambda x, *vectors: aten.group_norm.default(x, 1, *vectors),
+        )
+        for vectors in ((), ((6,), (6,)))
+    ),
     # Pooling and resampling: rows and channels, never space.
     *(
         _case(
@@ -412,7 +443,8 @@ CASES: tuple[Case, ...] = (
         channels=5,
         call=lambda x, grid: aten.grid_sampler.default(x, grid, 0, 0, False),
     ),
-    # Reductions: a sum loses what it sums over, the others must keep it.
+    # Reductions: a sum loses what it sums over, an average and an extreme are of what is left, the
+    # others must keep it.
     _case(aten.sum.dim_IntList, (3, 4), channels=7, call=lambda x: aten.sum.dim_IntList(x, [1])),
     _case(aten.sum.dim_IntList, (3, 4, 2), channels=9, call=lambda x: x.sum((0, 2), keepdim=True)),
     _case(aten.sum.default, (3, 4), channels=7),
@@ -421,8 +453,14 @@ CASES: tuple[Case, ...] = (
     _case(aten.mean.default, (3, 4), channels=7),
     _case(aten.linalg_vector_norm.default, (3, 4), channels=7, call=lambda x: x.norm(dim=-1)),
     _case(aten.linalg_vector_norm.default, (3, 4), channels=7),
-    _case(aten.amax.default, (3, 4), channels=4, call=lambda x: aten.amax.default(x, [0], True)),
-    _case(aten.amin.default, (3, 4), channels=3, call=lambda x: aten.amin.default(x, [1])),
+    _case(aten.amax.default, (3, 4), channels=7, call=lambda x: aten.amax.default(x, [0], True)),
+    _case(aten.amin.default, (3, 4), channels=7, call=lambda x: aten.amin.default(x, [1])),
+    *(
+        _case(operator, (3, 4), channels=7, call=lambda x, op=operator: op(x, 1)[0])
+        for operator in (aten.max.dim, aten.min.dim)
+    ),
+    _case(aten.max.default, (3, 4), channels=7),
+    _case(aten.min.default, (3, 4), channels=7),
     _case(aten.var.correction, (3, 4), channels=7, call=lambda x: aten.var.correction(x, [1])),
     _case(aten.std.correction, (3, 4), channels=7, call=lambda x: aten.std.correction(x, [1])),
     *(
@@ -480,7 +518,9 @@ CASES: tuple[Case, ...] = (
     # Look-ups: what computed places may ask for stays; what constant ones read goes along.
     _case(aten.gather.default, (3, 4), channels=3, call=lambda x: x.gather(1, PLACES.expand(3, 2))),
     _case(aten.index_select.default, (3, 4), channels=7, call=Looked(1, [2, 0, 3])),
-    _case(aten.index.Tensor, (3, 4, 2), channels=9, call=Looked(1, [2, 0, 3], by_list=True)),
+    _case(aten.index.Tensor, (3, 4, 2), channels=9, call=Looked(1, [2, -4, 3], by_list=True)),
+    _case(aten.index.Tensor, (3, 4, 2), channels=9, call=lambda x: x[:, [2, 0, 3]]),
+    _case(aten.index.Tensor, (3, 4, 2), channels=8, call=lambda x: x[:, [-2]]),
     _case(aten.index.Tensor, (3, 4, 2), channels=5, call=lambda x: x[:, TOKENS]),
     _case(aten.index.Tensor, (3, 4, 5), channels=5, call=lambda x: x[PLACES[0], PLACES[0]]),
     _case(aten.index.Tensor, (3, 4, 2), channels=4, call=lambda x: x[PLACES[0], :, PLACES[0]]),
@@ -523,6 +563,26 @@ CASES: tuple[Case, ...] = (
         )
     ),
     _case(aten.embedding.default, (5, 4), channels=4, call=lambda w: aten.embedding(w, TOKENS)),
+    *(
+        _case(
+            aten.embedding_bag.default,
+            (5, 4),
+            channels=4,
+            call=lambda w, mode=mode: torch.embedding_bag(w, TOKENS[0], PLACES[0, 1:], mode=mode)[
+                0
+            ],
+        )
+        for mode in (0, 1, 2)
+    ),
+    _case(
+        aten.embedding_bag.padding_idx,
+        (5, 4),
+        (6,),
+        channels=4,
+        call=lambda w, x: functional.embedding_bag(
+            TOKENS, w, per_sample_weights=x.view(2, 3), mode="sum", padding_idx=2
+        ),
+    ),
     # Tensors made of one number are as wide as their users need.
     *(
         _case(operator, (3, 4), channels=7, call=call)
@@ -667,6 +727,23 @@ CASES: tuple[Case, ...] = (
     _case(aten.chunk.default, (3, 6), channels=9, call=lambda x: aten.chunk(x, 2, -1)),
     _case(
         aten.tensor_split.sections, (3, 5), channels=8, call=lambda x: torch.tensor_split(x, 2, 1)
+    ),
+    _case(
+        aten.tensor_split.indices,
+        (3, 5),
+        channels=7,
+        call=lambda x: torch.tensor_split(x, (1, 3), 1),
+    ),
+    # Two groups of three channels lose the same; three groups of two go whole.
+    *(
+        _case(
+            operator,
+            (2, 6, 3, 3),
+            channels=2 + 3 + 3 + 3,
+            call=lambda x, op=operator, groups=groups: op(x, groups),
+        )
+        for operator in (aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+        for groups in (2, 3)
     ),
     _case(aten.slice.Tensor, (3, 6), channels=9, call=lambda x: x[:, 2:5]),
     _case(aten.slice.Tensor, (3, 6), channels=9, call=lambda x: x[:, -4:-1]),

@@ -1,5 +1,6 @@
 """An operator's arguments by the names of its schema, wherever the graph wrote them."""
 
+import operator
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +43,16 @@ def shares_memory(node: Node) -> bool:
     return isinstance(node.target, OpOverload) and any(
         declared.alias_info is not None for declared in _schema(node).arguments
     )
+
+
+def memory_of(node: Node) -> Node:
+    """The node that made the memory which a node shows, through views and writes in place."""
+    while shares_memory(node) or node.target is operator.getitem:
+        source = node.args[0]
+        if not isinstance(source, Node):
+            break
+        node = source
+    return node
 
 
 def written_by(node: Node) -> list[Node]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from worker.engine.arguments import needed_by
 from worker.engine.config import (
     ApplyPlanConfig,
     FinetuneConfig,
@@ -29,7 +30,6 @@ from worker.engine.errors import (
     OutputsDifferError,
     TrainingModeError,
 )
-from worker.engine.graph.arguments import needed_by
 from worker.engine.graph.counts import Counts, count
 from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program

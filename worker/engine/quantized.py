@@ -7,8 +7,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Node
 
+from worker.engine.arguments import constants
 from worker.engine.errors import QuantizedModelError
-from worker.engine.graph.arguments import constants
 from worker.engine.graph.counts import MACS
 from worker.engine.program import Program, attribute
 

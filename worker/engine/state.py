@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch.fx import Graph, Node
+from torch.fx import Graph
 
-from worker.engine.graph.arguments import shares_memory, written_by
+from worker.engine.arguments import memory_of, written_by
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,9 @@ class Written:
 
 def written_in(graph: Graph) -> Written:
     """What running a graph changes, by itself or by a view of it."""
-    bases = {_base(node) for call in graph.nodes for node in written_by(call)}
+    bases = {memory_of(node) for call in graph.nodes for node in written_by(call)}
     places = {node: at for at, node in enumerate(graph.find_nodes(op="placeholder"))}
     return Written(
         frozenset(str(node.target) for node in bases if node.op == "get_attr"),
         frozenset(places[node] for node in bases if node in places),
     )
-
-
-def _base(node: Node) -> Node:
-    """The tensor whose memory a node shows."""
-    while shares_memory(node) and isinstance(node.args[0], Node):
-        node = node.args[0]
-    return node

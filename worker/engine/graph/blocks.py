@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Graph, Node
 
-from worker.engine.graph.arguments import shares_memory, written_by
+from worker.engine.arguments import memory_of, written_by
 from worker.engine.program import Program, tensor_value
 
 aten = torch.ops.aten
@@ -18,7 +18,8 @@ ADDITIONS = (aten.add.Tensor, aten.add_.Tensor)
 class Block:
     """``sum = kept + branch``, where the nodes of ``body`` compute ``branch`` and nothing else.
 
-    ``parameters`` are those that the body reads, in that order; another block may read them too.
+    What two branches read belongs to neither, and goes with the last of them. ``parameters`` are
+    those that the body reads, in that order; another block may read them too.
     """
 
     sum: Node
@@ -36,7 +37,7 @@ class Block:
         common = owners[0][:depth]
         first, last = (".".join(owners[at][depth:]) for at in (0, -1))
         span = first if first == last or not last else f"{first or 'itself'} to {last}"
-        return f"{'.'.join(common)} ({span})" if span else ".".join(common)
+        return f"{'.'.join(common)} ({span})".lstrip() if span else ".".join(common)
 
 
 def find_blocks(program: Program, *, exclude: frozenset[str] = frozenset()) -> tuple[Block, ...]:
@@ -101,8 +102,9 @@ def _block_at(program: Program, node: Node, ancestry: _Ancestry) -> Block | None
     for kept, branch in (operands, operands[::-1]):
         start = next((at for at in _trunk(kept) if ancestry.depends(branch, at)), None)
         if start is not None:
-            body = _closed(ancestry.between(start, branch))
-            if _stands_alone(body, node):
+            body = _own(ancestry.between(start, branch), node)
+            written = [tensor for inner in body for tensor in written_by(inner)]
+            if branch in body and all(memory_of(tensor) in body for tensor in written):
                 return _block(node, kept, branch, body)
     return None
 
@@ -128,27 +130,17 @@ def _trunk(node: Node) -> Iterator[Node]:
                     waiting.append(source)
 
 
-def _closed(body: Iterable[Node]) -> frozenset[Node]:
-    """A body with the assertions about what it computes: they have no result."""
-    nodes = set(body)
-    checks = {
-        user for node in nodes for user in node.users if not user.users and user.op != "output"
-    }
-    return frozenset(nodes | checks)
+def _own(between: Iterable[Node], end: Node) -> frozenset[Node]:
+    """What a branch alone needs: what another reads too, as a norm for two branches, is not its.
 
-
-def _stands_alone(body: frozenset[Node], end: Node) -> bool:
-    """Whether nothing else reads or notices what the body does."""
-    if any(user not in body and user is not end for node in body for user in node.users):
-        return False
-    return all(_base(written, body) in body for node in body for written in written_by(node))
-
-
-def _base(node: Node, body: frozenset[Node]) -> Node:
-    """The tensor whose memory a node shows, as far as the body goes."""
-    if node in body and shares_memory(node) and isinstance(node.args[0], Node):
-        return _base(node.args[0], body)
-    return node
+    With the assertions about it: they have no result.
+    """
+    own: set[Node] = set()
+    for node in reversed(list(between)):
+        checks = {user for user in node.users if not user.users and user.op != "output"}
+        if all(user in own or user in checks or user is end for user in node.users):
+            own |= {node, *checks}
+    return frozenset(own)
 
 
 def _block(end: Node, kept: Node, branch: Node, body: frozenset[Node]) -> Block | None:

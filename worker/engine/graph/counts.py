@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from worker.engine.graph.arguments import argument
+from worker.engine.arguments import argument
 from worker.engine.graph.coupling import Coupling, Kept
 from worker.engine.graph.equation import einsum_terms
 

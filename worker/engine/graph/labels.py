@@ -40,10 +40,27 @@ class Value:
         return planes[0].flatten()
 
 
+@dataclass(frozen=True)
+class Hold:
+    """Labels that one use of an equation fixes.
+
+    ``run_over`` says why: its operator runs over what they number, or else an operand has all of
+    it in full.
+    """
+
+    labels: Tensor
+    run_over: bool
+
+
 class Labels:
-    """Hands out labels, and collects which of them are the same."""
+    """Hands out labels, and collects which of them are the same.
+
+    ``inner`` are values that stand in no graph, inside of one operator: rectangular as all others.
+    """
 
     def __init__(self) -> None:
+        self.inner: list[Value] = []
+        self.holds: list[Hold] = []
         self._count = 1  # Label 0 is FIXED.
         self._edges: list[tuple[Tensor, Tensor]] = []
         self._loose: list[tuple[int, int]] = []
@@ -89,18 +106,28 @@ class Labels:
         """None of these may be removed."""
         self.tie(plane, torch.zeros(1, dtype=torch.int64))
 
+    def hold(self, plane: Tensor, *, run_over: bool) -> None:
+        """Fix, and remember it: :meth:`roots` can say what would be without."""
+        self.holds.append(Hold(plane.reshape(-1), run_over))
+
     def fix_value(self, value: Value) -> None:
         for plane in value.planes:
             self.fix(plane)
 
-    def roots(self) -> Tensor:
-        """For each label the smallest label it is connected to; FIXED where that is 0."""
-        if not self._edges:
-            return torch.arange(self._count)
-        rows = torch.cat([first for first, _ in self._edges]).numpy()
-        columns = torch.cat([second for _, second in self._edges]).numpy()
+    def roots(self, *, released: bool = False) -> Tensor:
+        """For each label the smallest label it is connected to; FIXED where that is 0.
+
+        Args:
+            released: Without what is held.
+        """
         # From here on, what was collected is one compact list: later calls start from it.
-        self._edges = [(torch.from_numpy(rows), torch.from_numpy(columns))]
+        none = torch.zeros(0, dtype=torch.int64)
+        first = torch.cat([none, *(first for first, _ in self._edges)])
+        second = torch.cat([none, *(second for _, second in self._edges)])
+        self._edges = [(first, second)]
+        held = torch.cat([none, *(hold.labels for hold in self.holds if not released)])
+        rows = torch.cat([first, held]).numpy()
+        columns = torch.cat([second, torch.zeros_like(held)]).numpy()
         graph = coo_array(
             (np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(self._count, self._count)
         )
@@ -126,6 +153,8 @@ class Labels:
             shapes = [tuple(part.shape) for part in parts]
             for kept, part in zip(outputs, parts, strict=True):
                 kept.append(part)
+                if not part.numel() and _extends(part):
+                    self.fix(plane)  # The labels are gone, the dimension that they number is not.
         return [self.settled(shape, kept) for shape, kept in zip(shapes, outputs, strict=True)]
 
     def settled(self, shape: Sequence[int], planes: Iterable[Tensor]) -> Value:
@@ -138,6 +167,11 @@ class Labels:
             elif small.numel() == 1 and small.item() != FIXED:
                 self.fix(small)  # One label for a whole tensor: nothing can be removed from it.
         return Value(tuple(shape), tuple(kept))
+
+
+def _extends(part: Tensor) -> bool:
+    """Whether an empty tensor has a dimension along which its labels would vary."""
+    return any(size > 1 and step for size, step in zip(part.shape, part.stride(), strict=True))
 
 
 def compressed(plane: Tensor) -> Tensor:

@@ -1,22 +1,22 @@
 """Walk the graph once and couple: from a program to its channels."""
 
 import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.multiprocessing.reductions import StorageWeakRef
 
+from worker.engine.arguments import constants
 from worker.engine.errors import EngineError
-from worker.engine.graph.arguments import constants
 from worker.engine.graph.coupler import Coupler
-from worker.engine.graph.labels import Labels, Value, compressed
+from worker.engine.graph.labels import FIXED, Hold, Labels, Value, compressed
 from worker.engine.graph.registry import RULES, Call, Normalized, Refusal
 from worker.engine.graph.rules import load_rules
 from worker.engine.graph.rules.pointwise import is_pointwise, pointwise
-from worker.engine.program import Program, attribute, module_path, tensor_value
+from worker.engine.program import Program, attribute, module_path, stored_at, tensor_value
 
 load_rules()
 
@@ -53,6 +53,7 @@ class _Walk:
         self.parameters: dict[str, Value] = {}
         self.frozen: list[Frozen] = []
         self.normalized: list[Normalized] = []
+        self.holds: list[tuple[Node | None, Tensor]] = []
         self.is_read: dict[int, bool] = {}
         self._by_storage: dict[tuple[object, ...], Value] = {}
 
@@ -74,10 +75,10 @@ class _Walk:
         if not isinstance(tensor, Tensor):
             return  # A subgraph of a control-flow operator.
         # A tied weight is one tensor under two names: it has one set of labels.
-        # Its storage says so, not its address: tensors without data have none.
-        storage = StorageWeakRef(tensor.untyped_storage()).cdata  # type: ignore[no-untyped-call]
-        place = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-        value = self._by_storage.setdefault(place, self.labels.fresh(tensor.shape))
+        place = stored_at(tensor)
+        if place not in self._by_storage:
+            self._by_storage[place] = self.labels.fresh(tensor.shape)
+        value = self._by_storage[place]
         self.is_read[id(value)] = self.is_read.get(id(value), False) or bool(node.users)
         self.values[node] = self.parameters[name] = value
 
@@ -106,6 +107,7 @@ class _Walk:
             self.constants,
             self.normalized,
         )
+        before = len(self.labels.holds)
         try:
             result = found(call)
         except Refusal as refusal:
@@ -118,6 +120,20 @@ class _Walk:
             return
         if _makes_tensors(meta):
             self.values[node] = result
+        self._note_holds(node, self.labels.holds[before:])
+
+    def _note_holds(self, node: Node, holds: Sequence[Hold]) -> None:
+        """Remember what a call runs over in activations: of weights, nobody expects it to go."""
+        if not holds:
+            return
+        read = [source for source in node.all_input_nodes if source not in self.constants]
+        planes = [plane.flatten() for part in self._parts(read) for plane in part.planes]
+        for hold in holds:
+            if hold.run_over and planes:
+                own = hold.labels[torch.isin(hold.labels, torch.cat(planes))]
+                self.holds.append((node if len(own) else None, own))
+            else:
+                self.holds.append((None, hold.labels))
 
     def _freeze(self, node: Node, reason: str) -> None:
         if self._fix_inputs(node):
@@ -135,13 +151,15 @@ class _Walk:
 
     def _fix_inputs(self, node: Node) -> bool:
         """Let nothing that a node reads lose channels; whether any of it could have."""
-        parts: list[Value] = []
-        for source in node.all_input_nodes:
-            value = self.values.get(source, [])
-            parts += [value] if isinstance(value, Value) else value
+        parts = self._parts(node.all_input_nodes)
         for part in parts:
             self.labels.fix_value(part)
         return any(part.planes for part in parts)
+
+    def _parts(self, nodes: Iterable[Node]) -> list[Value]:
+        """The values of nodes, those of lists each."""
+        values = [self.values.get(node, []) for node in nodes]
+        return [p for value in values for p in ([value] if isinstance(value, Value) else value)]
 
     def settle(self) -> Tensor:
         """Make every plane depend on one dimension only, so that tensors stay rectangular."""
@@ -160,10 +178,25 @@ class _Walk:
     def found(self) -> Propagation:
         """What the walk found, settled."""
         roots = self.settle()
+        frozen = [*self.frozen, *self._holding()]
         attended = self.coupler.attended
-        return Propagation(
-            self.values, self.parameters, roots, self.frozen, self.normalized, attended
-        )
+        return Propagation(self.values, self.parameters, roots, frozen, self.normalized, attended)
+
+    def _holding(self) -> Iterator[Frozen]:
+        """For each channel of a parameter that nothing but an equation fixes, the call that does.
+
+        The first one: what comes behind it has the dimension in full, and so holds it too.
+        """
+        planes = [plane.flatten() for value in self.parameters.values() for plane in value.planes]
+        if not any(node for node, _ in self.holds) or not planes:
+            return
+        free = self.labels.roots(released=True)
+        channels = set(free[torch.cat(planes)].tolist()) - {FIXED}
+        for node, labels in self.holds:
+            found = channels.intersection(free[labels].tolist())
+            channels -= found
+            if node and found:
+                yield Frozen(node.name, _name(node), module_path(node), "it runs over channels")
 
     def _without_empty(self, roots: Tensor) -> Tensor:
         """Fix what fills a dimension alone: without it the tensor would be empty."""
@@ -179,7 +212,7 @@ class _Walk:
     def _planes(self) -> list[Tensor]:
         """Every plane of every value, once."""
         found: dict[int, Tensor] = {}
-        for value in self.values.values():
+        for value in (*self.values.values(), self.labels.inner):
             for part in [value] if isinstance(value, Value) else value:
                 found.update((id(plane), plane) for plane in part.planes)
         return list(found.values())
@@ -189,8 +222,12 @@ class _Walk:
         if len(varying) < 2:
             return False
         # The dimension with the most channels gives the finest choice; heads before head_dim
-        # where an attention has decided already.
-        axis = max(varying, key=lambda dim: (_distinct_along(plane, dim), -dim))
+        # where an attention has decided already, or after it.
+        order = 1 if self.coupler.within_heads else -1
+        axis = max(
+            varying,
+            key=lambda dim: (_distinct_along(plane, dim), plane.shape[dim], order * dim),
+        )
         for dim in varying:
             if dim != axis:
                 plane = self.labels.tie_along(plane, dim)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from worker.engine.graph.arguments import argument
+from worker.engine.arguments import argument
 from worker.engine.graph.coupler import Coupler
 from worker.engine.graph.labels import Labels, Value
 from worker.engine.program import Program

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from worker.engine.graph.arguments import operator_of, shares_memory
+from worker.engine.arguments import operator_of, shares_memory
 from worker.engine.graph.coupling import Coupling, kept_along
 
 aten = torch.ops.aten
@@ -76,6 +76,9 @@ class SilencedProgram(Interpreter):
             behind = {dim - source.dim() + len(shape): at for dim, at in kept.items()}
             vectors = [_selected(v, behind) if isinstance(v, Tensor) else v for v in vectors]
             rest = [narrow.shape[-len(shape) :], *vectors]
+        if node.target == aten.group_norm.default:  # Of one group; its weights are of channels.
+            channels = {0: kept[1]} if 1 in kept else {}
+            rest = [_selected(v, channels) if isinstance(v, Tensor) else v for v in rest]
         result = operator_of(node)(narrow, *rest, **kwargs)
         made = self._coupling.node_lines[node][0][0]
         if made != self._coupling.node_lines[self._normalized[node].source][0][0]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from worker.engine.arguments import argument, has_argument, set_argument
 from worker.engine.errors import DataMismatchError
-from worker.engine.graph.arguments import argument, has_argument, set_argument
 from worker.engine.program import Program, module_path
 
 aten = torch.ops.aten

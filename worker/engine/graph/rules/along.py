@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from worker.engine.graph.arguments import argument, has_argument
+from worker.engine.arguments import argument, has_argument
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, Refusal, rule
 
@@ -99,26 +99,31 @@ def statistics(call: Call) -> list[Value]:
     return [value, value]
 
 
+@rule(aten.amax.default, aten.amin.default, aten.max.default, aten.min.default)
+def extreme(call: Call) -> Value:
+    """Couple an extreme value: it is that of what is left, as an average is."""
+    return _statistic(call)
+
+
+@rule(aten.max.dim, aten.min.dim)
+def extreme_and_place(call: Call) -> list[Value]:
+    """Couple an extreme value, and where it was found: where that is read, all places stay."""
+    places_read = any(user.args[1] == 1 and user.users for user in call.node.users)
+    value = _reduce(call, fixed=True) if places_read else _statistic(call)
+    return [value, value]
+
+
 @rule(
     aten.all.dim,
-    aten.amax.default,
-    aten.amin.default,
     aten.any.dim,
     aten.argmax.default,
     aten.argmin.default,
     aten.logsumexp.default,
     aten.prod.dim_int,
 )
-def extreme(call: Call) -> Value:
+def reduction(call: Call) -> Value:
     """Couple a reduction in which a silenced channel would still take part: it keeps them all."""
     return _reduce(call, fixed=True)
-
-
-@rule(aten.max.dim, aten.min.dim)
-def extreme_and_place(call: Call) -> list[Value]:
-    """Couple an extreme value, and where it was found."""
-    value = _reduce(call, fixed=True)
-    return [value, value]
 
 
 @rule(

@@ -2,7 +2,7 @@
 
 import torch
 
-from worker.engine.graph.arguments import argument, set_argument
+from worker.engine.arguments import argument, set_argument
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, Resizing, resize, rule
 

@@ -18,3 +18,18 @@ def embedding(call: Call) -> Value:
         output=call.output,
         fixed=("r",),
     )
+
+
+@rule(aten.embedding_bag.default, aten.embedding_bag.padding_idx)
+def embedding_bag(call: Call) -> list[Value]:
+    """Couple sums, means or maxima of rows: every row may be asked for, so rows stay.
+
+    The other results are for training: which bag each row was in, and where maxima were found.
+    """
+    weight, *places = call.tensors()
+    stars = "".join(f", {'* ' * len(place.shape)}" for place in places)
+    value = call.coupler.equate(
+        f"r d{stars} -> * d", weight, *places, output=call.first_output, fixed=("r",)
+    )
+    shapes = [tuple(map(call.program.size, part.shape)) for part in call.node.meta["val"]]
+    return [value if shape == value.shape else Value(shape) for shape in shapes]

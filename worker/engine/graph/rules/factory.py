@@ -3,7 +3,7 @@
 import torch
 from torch.fx import Node
 
-from worker.engine.graph.arguments import argument, set_argument
+from worker.engine.arguments import argument, set_argument
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, Refusal, Resizing, resize, rule
 

@@ -2,14 +2,28 @@
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
-from worker.engine.graph.arguments import argument
+from worker.engine.arguments import argument
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, Resizing, resize, rule
 from worker.engine.program import attribute
 
 aten = torch.ops.aten
+
+LOOKUPS = (aten.index.Tensor, aten.index_select.default)
+PASSING = (
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh_copy.default,
+    aten.to.device,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+)
+"""They give the places that they read."""
 
 
 @rule(aten.gather.default)
@@ -33,8 +47,7 @@ def gathered(call: Call) -> Value:
 @rule(aten.index_select.default)
 def selected(call: Call) -> Value:
     """Couple ``index_select(self, dim, index)``."""
-    dim = call.argument("dim") % len(call.value("self").shape)
-    return _looked_up(call, {dim: argument(call.node, "index")})
+    return _looked_up(call, _indices(call.node))
 
 
 @rule(aten.index.Tensor)
@@ -44,20 +57,30 @@ def indexed(call: Call) -> Value:
 
 
 def _indices(node: Node) -> dict[int, Node]:
+    """What a look-up reads places from, by dimension."""
+    if node.target == aten.index_select.default:
+        rank = len(argument(node, "self").meta["val"].shape)
+        return {argument(node, "dim") % rank: argument(node, "index")}
     return {at: index for at, index in enumerate(argument(node, "indices")) if index is not None}
 
 
 def _looked_up(call: Call, indices: dict[int, Node]) -> Value:
     source = call.value("self")
     (first, *others) = indices
-    places = _constant(call.program.module, indices[first])
-    if not others and places is not None:
-        moved = call.labels.moved(source, lambda labels: labels.index_select(first, places))[0]
-        own = call.of(indices[first])
-        line = [len(places) if at == first else 1 for at in range(len(moved.shape))]
-        read = Value(tuple(line), tuple(plane.reshape(line) for plane in own.planes))
-        return call.coupler.broadcast(moved, read, output=call.output)
-    return _anything_looked_up(call, source, indices)
+    places = None if others else _constant(call, indices[first])
+    if places is None:
+        return _anything_looked_up(call, source, indices)
+    places = places % source.shape[first]
+    planes = [
+        plane.index_select(first, places) if plane.shape[first] > 1 else plane
+        for plane in source.planes
+    ]
+    shape = [len(places) if at == first else size for at, size in enumerate(source.shape)]
+    moved = call.labels.settled(shape, planes)
+    own = call.of(indices[first])
+    line = [len(places) if at == first else 1 for at in range(len(moved.shape))]
+    read = Value(tuple(line), tuple(plane.reshape(line) for plane in own.planes))
+    return call.coupler.broadcast(moved, read, output=call.output)
 
 
 def _anything_looked_up(call: Call, source: Value, indices: dict[int, Node]) -> Value:
@@ -81,32 +104,72 @@ def _anything_looked_up(call: Call, source: Value, indices: dict[int, Node]) -> 
     )
 
 
-def _constant(module: GraphModule, index: Node) -> Tensor | None:
-    """Places that stand in the file, for this call alone: a list of several, or None."""
-    if index.op != "get_attr" or len(index.users) > 1:
+def _constant(call: Call, index: Node) -> Tensor | None:
+    """Places that stand in the file, a list that look-ups alone read; or None."""
+    origin = _origin(index)
+    if origin.op != "get_attr":
         return None
-    places = attribute(module, str(index.target))
-    if not isinstance(places, Tensor) or places.dim() != 1 or len(places) < 2:
+    places = attribute(call.program.module, str(origin.target))
+    if not isinstance(places, Tensor) or places.dim() != 1:
         return None
-    return None if places.dtype == torch.bool else places.detach().cpu()
+    if places.dtype == torch.bool or not _rewritten_as_one(call, _readers(origin)):
+        return None
+    return places.detach().cpu()
 
 
-@resize(aten.index.Tensor, aten.index_select.default)
+def _rewritten_as_one(call: Call, readers: list[Node]) -> bool:
+    """Let all that look up the same places lose the same of what they look through."""
+    if len(readers) == 1:
+        return True
+    if any(reader.target not in LOOKUPS or len(_indices(reader)) > 1 for reader in readers):
+        return False
+    sources = [(argument(reader, "self"), *_indices(reader)) for reader in readers]
+    if len({call.program.shape(source)[dim] for source, dim in sources}) > 1:
+        return False
+    lines = [_line(call, call.of(source), dim) for source, dim in sources if source in call.values]
+    call.coupler.broadcast(*lines, output=lines[0].shape)
+    return True
+
+
+def _line(call: Call, value: Value, dim: int) -> Value:
+    """One dimension of a value; fixed where it is not for itself."""
+    vector = value.vector(dim)
+    if vector is not None:
+        return Value((value.shape[dim],), (vector,))
+    for plane in value.along(dim):
+        call.labels.fix(plane)
+    return Value((value.shape[dim],))
+
+
+def _origin(index: Node) -> Node:
+    """What the file holds, behind copies and conversions of it."""
+    while index.target in PASSING:
+        index = index.all_input_nodes[0]
+    return index
+
+
+def _readers(node: Node) -> list[Node]:
+    """The calls that read a node, or a copy of it, to make something of its values."""
+    found = []
+    for user in node.users:
+        if user.target in PASSING:
+            found += _readers(user)
+        elif user.target != aten._assert_tensor_metadata.default:
+            found.append(user)
+    return found
+
+
+@resize(*LOOKUPS)
 def resized_index(resizing: Resizing) -> None:
     """Write down where each place has moved to; places that are gone leave with their slice."""
     node = resizing.node
     source = argument(node, "self")
-    by_list = node.target == aten.index.Tensor
-    indices = _indices(node) if by_list else {argument(node, "dim"): argument(node, "index")}
-    (dim, index), *others = indices.items()
+    (dim, index), *others = _indices(node).items()
     size = resizing.before[source][dim]
     if others or size == resizing.after[source][dim]:
         return
-    name = str(index.target)
+    name = str(_origin(index).target)
     places = attribute(resizing.module, name)
     assert isinstance(places, Tensor)
-    moved = [
-        resizing.kept_before(source, dim % len(resizing.before[source]), place % size)
-        for place in places.tolist()
-    ]
+    moved = [resizing.kept_before(source, dim, place % size) for place in places.tolist()]
     resizing.constants[name] = places.new_tensor(moved)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from worker.engine.graph.arguments import argument, operator_of, set_argument
+from worker.engine.arguments import argument, operator_of, set_argument
 from worker.engine.graph.labels import Value, compressed
 from worker.engine.graph.registry import Call, Resizing, resize, rule
 
@@ -22,6 +22,7 @@ SPLITS = (
     aten.split.sizes,
     aten.split_with_sizes.default,
     aten.chunk.default,
+    aten.tensor_split.indices,
     aten.tensor_split.sections,
 )
 
@@ -38,13 +39,19 @@ SPLITS = (
     aten.squeeze.default,
     aten.squeeze.dim,
     aten.squeeze.dims,
-    aten.flip.default,
     aten.unbind.int,
     *SPLITS,
 )
 def moved(call: Call) -> Value | list[Value]:
     """Run the operator on the labels."""
     return _moved(call)
+
+
+@rule(aten.flip.default)
+def flipped(call: Call) -> Value:
+    """Couple ``flip``: what does not vary along a dimension is the same the other way round."""
+    planes = call.value("self").planes
+    return call.labels.settled(call.output, [plane.flip(call.argument("dims")) for plane in planes])
 
 
 @rule(aten.select.int)
@@ -73,6 +80,41 @@ def resized_squeeze(resizing: Resizing) -> None:
     shape = resizing.before[argument(node, "self")]
     node.target = aten.squeeze.dims
     node.args = (node.args[0], [at for at, size in enumerate(shape) if size == 1])
+
+
+@rule(aten.view_as_complex.default)
+def complex_of_pairs(call: Call) -> Value:
+    """Couple pairs read as complex numbers: the two of each go together."""
+    return call.coupler.equate("... r -> ...", call.value("self"), output=call.output, whole=("r",))
+
+
+@rule(aten.view_as_real.default)
+def pairs_of_complex(call: Call) -> Value:
+    """Couple complex numbers read as pairs."""
+    return call.coupler.equate("... -> ... r", call.value("self"), output=call.output)
+
+
+@rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def shuffled(call: Call) -> Value:
+    """Couple a shuffle of channels: a group goes whole, or the same channels of each do."""
+    source, groups = call.value("self"), call.argument("groups")
+    rows, channels, *space = source.shape
+    grouped = (rows, groups, channels // groups, *space)
+    dealt = (rows, channels // groups, groups, *space)
+    inner = [_reshape(plane, source.shape, grouped) for plane in source.planes]
+    call.labels.inner.append(call.labels.settled(grouped, inner))
+    planes = [_reshape(plane.transpose(1, 2), dealt, source.shape) for plane in inner]
+    return call.labels.settled(call.output, planes)
+
+
+@resize(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def shuffled_groups(resizing: Resizing) -> None:
+    """Count the groups again, if they went whole."""
+    node = resizing.node
+    source, groups = argument(node, "self"), argument(node, "groups")
+    width = resizing.before[source][1] // groups
+    if resizing.kept_before(source, 1, width) in (0, width):
+        set_argument(node, "groups", resizing.after[source][1] // width)
 
 
 @rule(*VIEWS, aten.flatten.using_ints, aten.unflatten.int)
@@ -215,7 +257,7 @@ def repeated(call: Call) -> Value:
     source, output = call.value("self"), call.output
     name = _COPIES[call.node.target]
     repeats = call.argument(name)
-    (value,) = call.labels.moved(source, lambda labels: labels.tile(repeats))
+    value = call.labels.settled(output, [plane.tile(repeats) for plane in source.planes])
     written = [1] * (len(output) - len(repeats)) + list(argument(call.node, name))
     lead = len(output) - len(source.shape)
     before = (*[1] * lead, *source.shape)
@@ -241,8 +283,10 @@ def interleaved(call: Call) -> Value:
     """Couple ``repeat_interleave``: each copy of a channel goes with it."""
     repeats, dim = call.argument("repeats"), call.argument("dim")
     source = call.value("self")
-    (value,) = call.labels.moved(source, lambda labels: labels.repeat_interleave(repeats, dim))
-    return value
+    if dim is None:
+        return call.labels.moved(source, lambda labels: labels.repeat_interleave(repeats))[0]
+    planes = [plane.repeat_interleave(repeats, dim) for plane in source.planes]
+    return call.labels.settled(call.output, planes)
 
 
 @resize(aten.repeat_interleave.self_int)

@@ -2,7 +2,7 @@
 
 import torch
 
-from worker.engine.graph.arguments import argument, has_argument, set_argument
+from worker.engine.arguments import argument, has_argument, set_argument
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, Resizing, resize, rule
 
@@ -72,9 +72,17 @@ def fewer_features(resizing: Resizing) -> None:
 
 @rule(aten.group_norm.default)
 def group_norm(call: Call) -> Value:
-    """Couple ``group_norm``: a group of channels shares its statistics, so it goes whole."""
+    """Couple ``group_norm``: a group of channels shares its statistics, so it goes whole.
+
+    A single group is a layer norm over channels and space: its statistics are of what is left.
+    """
     source = call.value("input")
     vectors = [value for name in ("weight", "bias") for value in call.optional(name)]
+    if call.argument("num_groups") == 1:
+        call.normalizes("input", range(1, len(source.shape)))
+        space = " ".join(f"s{at}" for at in range(len(source.shape) - 2))
+        equation = f"n c {space}{', c' * len(vectors)} -> n c {space}"
+        return call.coupler.equate(equation, source, *vectors, output=call.output)
     stars = " *" * (len(source.shape) - 2)
     equation = f"n (g c){stars}{', (g c)' * len(vectors)} -> n (g c){stars}"
     groups = call.argument("num_groups")
@@ -90,9 +98,9 @@ def group_norm(call: Call) -> Value:
 
 @resize(aten.group_norm.default)
 def fewer_groups(resizing: Resizing) -> None:
-    """Groups go whole, so their number shrinks as the channels do."""
+    """Groups go whole, so their number shrinks as the channels do; a single one stays."""
     node = resizing.node
-    source = argument(node, "input")
+    source, groups = argument(node, "input"), argument(node, "num_groups")
     old, new = resizing.before[source][1], resizing.after[source][1]
-    if old != new:
-        set_argument(node, "num_groups", argument(node, "num_groups") * new // old)
+    if old != new and groups > 1:
+        set_argument(node, "num_groups", groups * new // old)

@@ -2,7 +2,7 @@
 
 import torch
 
-from worker.engine.graph.arguments import operator_of
+from worker.engine.arguments import operator_of
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, rule
 

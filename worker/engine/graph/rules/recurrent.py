@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.fx import Node
 
-from worker.engine.graph.arguments import argument, operator_of
+from worker.engine.arguments import argument, operator_of
 from worker.engine.graph.labels import Value
 from worker.engine.graph.registry import Call, rule
 
