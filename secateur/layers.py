@@ -166,6 +166,8 @@ def _norm_of_groups(layer: Layer) -> Mapping[str, Any]:
     norm = layer.module
     size = norm.num_channels // norm.num_groups
     weight = layer.tensor("weight", 1)
+    if norm.num_groups == 1:  # A layer norm over channels and space: it loses any of them.
+        return {} if weight is None else {"num_channels": layer.shape(weight)[0]}
     if weight is not None:
         channels = layer.shape(weight)[0]
     elif (after := layer.size_after("group_norm", [norm.num_groups])) is not None:

@@ -386,6 +386,18 @@ def test_a_layer_without_tensors_follows_the_sizes():
     assert_the_same(module, downloaded(coupling, plan), rows)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_group_norm_of_one_group_stays_one(affine):
+    norm = nn.GroupNorm(1, 8, affine=affine)
+    module = randomized(nn.Sequential(nn.Conv1d(3, 8, 1), norm, nn.Conv1d(8, 2, 1)))
+    rows = torch.randn(2, 3, 5)
+    coupling = coupled(module, rows)
+    plan = document(coupling)
+    apply_plan(module, plan)
+    assert (norm.num_groups, module[0].out_channels) == (1, 4)
+    assert_the_same(module, downloaded(coupling, plan), rows)
+
+
 def test_a_size_that_is_not_clear_is_told_and_not_set():
     module = randomized(Attention())
     module.others = 6
