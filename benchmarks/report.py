@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from textwrap import shorten
 from typing import Any
 
 from benchmarks.ours import LEAST_REMOVED
@@ -223,11 +224,11 @@ def _their_result(row: Row) -> str:
     if not theirs:
         return "not run"
     if not theirs.get("runs"):
-        return f"fails: {theirs['failure'][:90]}"
+        return f"fails: {shorten(theirs['failure'], 90, placeholder=' ...')}"
     removed = f"-{theirs['removed']:.0f}%"
     if theirs["exact"] in {"exact", "exempt"}:
         return f"{removed}, {theirs['exact']}"
-    return f"{removed}, {theirs['failure'][:90]}"
+    return f"{removed}, {shorten(theirs['failure'], 90, placeholder=' ...')}"
 
 
 def _frozen(ours: dict[str, Any]) -> str:
