@@ -3,13 +3,13 @@
 import importlib
 import sys
 
-import torch
+from torch.library import Library
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_libraries: list[torch.library.Library] = []
+_libraries: list[Library] = []
 
 
 def import_torchvision() -> None:
@@ -22,7 +22,7 @@ def import_torchvision() -> None:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "DEF")
+        library = Library("torchvision", "DEF")
         for schema in _SCHEMAS:
             library.define(schema)
         _libraries.append(library)  # The declarations live as long as the library does.

@@ -278,7 +278,7 @@ def _current_sizes(plan: Plan) -> tuple[list[WrittenSize], list[str]]:
     places = sorted({_path(size) or "the top" for size in plan.sizes})
     named = f" ({_listed(places)})" if places else ""
     note = (
-        "the plan was edited after it was made (its keep_sha256 is missing or of another `keep`), "
+        "the plan was edited after it was made (its keep_sha256 is of another `keep`), "
         f"so that sizes which are written in code may be others than it says{named}: none was set. "
         "Submit the plan in an `apply_plan` step, and apply the plan.json of that job"
     )

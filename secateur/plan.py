@@ -81,9 +81,7 @@ class Plan(Output):
     baseline: Counts
     predicted: Counts
     channel_groups: list[ChannelGroup]
-    # With a default, unlike all else here: plans are also read that people wrote or edited.
-    keep_sha256: str | None = Field(
-        default=None,
+    keep_sha256: str = Field(
         description="What `predicted` and `sizes` were computed for: the SHA-256 of the compact "
         "JSON `[[id, keep], ...]` of the channel groups. After an edit it no longer fits.",
     )

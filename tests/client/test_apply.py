@@ -468,12 +468,12 @@ def test_a_plan_that_changed_no_size_is_edited_too():
     assert "the plan was edited after it was made" in apply_plan(module, plan).notes[0]
 
 
-def test_sizes_of_a_plan_that_does_not_say_what_they_are_for_are_not_set():
+def test_sizes_of_a_plan_that_says_they_are_for_another_are_not_set():
     module, _, plan = two_blocks()
-    del plan["keep_sha256"]
+    plan["keep_sha256"] = "0" * 64
     applied = apply_plan(module, plan)
     assert module.first.heads == module.second.heads == 6
-    assert "its keep_sha256 is missing" in applied.notes[0]
+    assert "its keep_sha256 is of another `keep`" in applied.notes[0]
 
 
 # Layers that compute their weight.

@@ -31,6 +31,7 @@ def plan(warnings: list[str]) -> dict[str, Any]:
         "baseline": counts,
         "predicted": counts,
         "channel_groups": [],
+        "keep_sha256": "0" * 64,
         "sizes": [],
         "frozen": [],
         "warnings": warnings,
