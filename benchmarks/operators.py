@@ -3,13 +3,13 @@
 import importlib
 import sys
 
-from torch.library import Library
+from torch import library
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_libraries: list[Library] = []
+_libraries: list[library.Library] = []
 
 
 def import_torchvision() -> None:
@@ -22,10 +22,10 @@ def import_torchvision() -> None:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        library = Library("torchvision", "DEF")
+        declared = library.Library("torchvision", "DEF")
         for schema in _SCHEMAS:
-            library.define(schema)
-        _libraries.append(library)  # The declarations live as long as the library does.
+            declared.define(schema)
+        _libraries.append(declared)  # The declarations live as long as the library does.
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         importlib.import_module("torchvision")

@@ -14,9 +14,6 @@ class Written:
     tensors: frozenset[str]
     inputs: frozenset[int]
 
-    def __bool__(self) -> bool:
-        return bool(self.tensors or self.inputs)
-
 
 def written_in(graph: Graph) -> Written:
     """What running a graph changes, by itself or by a view of it."""

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from worker.engine.graph.direct import couple_directly
+from worker.engine.graph.direct import couple_directly, is_bare
 from worker.engine.graph.equation import ELLIPSIS, Equation, ranked
 from worker.engine.graph.labels import Labels, Value, compressed
 
@@ -278,16 +278,9 @@ class _Solver:
         """Factors that some operand has in full without a plane along them: these cannot shrink."""
         found: set[int] = set()
         for at in component:
-            name = self.factors[at]
             covered = {spread.operand for spread in spreads if spread.varies(at)}
-            for place, (dims, operand) in enumerate(
-                zip(self.equation.operands, self.operands, strict=True)
-            ):
-                in_full = any(
-                    name in dim and size > 1 for dim, size in zip(dims, operand.shape, strict=True)
-                )
-                if in_full and place not in covered:
-                    found.add(at)
+            if is_bare(self.equation, self.operands, self.factors[at], covered):
+                found.add(at)
         return found
 
     def _gathered(self, joint: Tensor) -> Tensor:

@@ -34,10 +34,10 @@ def couple_directly(
         return None
     planes = []
     for name, found in placed.items():
-        is_bare = _is_bare(equation, operands, name, {operand for operand, _ in found})
-        if is_bare or name in fixed or name.startswith("*"):
+        in_full = is_bare(equation, operands, name, {operand for operand, _ in found})
+        if in_full or name in fixed or name.startswith("*"):
             for _, plane in found:
-                labels.hold(plane, run_over=not is_bare)
+                labels.hold(plane, run_over=not in_full)
             continue
         (_, first), *others = found
         for _, plane in others:
@@ -77,7 +77,7 @@ def _place_in(
     return tuple(sizes[name] if dim == [name] else 1 for dim in found)
 
 
-def _is_bare(
+def is_bare(
     equation: Equation, operands: Sequence[Value], name: str, covered: AbstractSet[int]
 ) -> bool:
     """Whether an operand has all of a factor without a plane along it: it cannot shrink then."""
