@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.engine.inputs import repeated
 from worker.engine.program import Program
 
 _WARM_UP_ROUNDS = 5
@@ -48,7 +49,7 @@ def latency(
         rounds: At least 1.
         on_round: Told after each round how many are done, of how many.
     """
-    leaves = _rows(original, batch_size)
+    leaves = repeated(original, batch_size)
     times: dict[int, list[float]] = {0: [], 1: []}
     programs = (original, compressed)
     for round_ in range(-_WARM_UP_ROUNDS, rounds):
@@ -73,14 +74,3 @@ def _timed(program: Program, leaves: list[object]) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _rows(program: Program, batch_size: int) -> list[object]:
-    """The example inputs with another number of rows, where the program allows it."""
-    wanted = program.rows_per_call(batch_size)
-    return [
-        leaf[torch.arange(wanted, device=leaf.device) % leaf.shape[0]]
-        if sizes and sizes[0] is None
-        else leaf
-        for leaf, sizes in zip(program.example_leaves, program.input_sizes, strict=True)
-    ]

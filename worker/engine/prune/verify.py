@@ -12,8 +12,9 @@ from torch.fx import GraphModule
 
 from worker.engine.errors import OutputsDifferError
 from worker.engine.graph.coupling import Coupling
+from worker.engine.graph.silence import SilencedProgram, StandIns
+from worker.engine.inputs import normal_like, shuffled
 from worker.engine.program import Program, module_path
-from worker.engine.prune.silence import SilencedProgram
 
 # A float32 network of a hundred layers differs by 1e-6 to 1e-5 when its sums run in another order;
 # a wrong cut differs by more than a hundredth.
@@ -33,13 +34,27 @@ class Exactness:
 
 
 @torch.no_grad()
-def verify_cut(coupling: Coupling, keep: Tensor, pruned: Program, *, seed: int) -> Exactness:
+def verify_cut(
+    coupling: Coupling,
+    keep: Tensor,
+    pruned: Program,
+    *,
+    seed: int,
+    stand_ins: StandIns | None = None,
+) -> Exactness:
     """Compare a pruned program with its silenced original on example and on random inputs.
+
+    Args:
+        coupling: Of the original.
+        keep: Bool, ``(channel_count + 1,)``.
+        pruned: What the cut gave.
+        seed: Of the random inputs.
+        stand_ins: Of a shift: what the original reads in place of removed channels.
 
     Raises:
         OutputsDifferError: They differ by more than the tolerance: the cut is wrong.
     """
-    silenced = SilencedProgram(coupling, keep)
+    silenced = SilencedProgram(coupling, keep, stand_ins)
     examples = coupling.program.example_leaves
     try:
         error = _difference(silenced, pruned, examples, seed)
@@ -49,7 +64,7 @@ def verify_cut(coupling: Coupling, keep: Tensor, pruned: Program, *, seed: int) 
             f"({_first_line(untaken.__cause__)}), so the cut cannot be proved: exclude the "
             "parameters around that operator"
         ) from untaken
-    for draw in (_normal_like, _shuffled):
+    for draw in (normal_like, shuffled):
         leaves = draw(examples, Generator().manual_seed(seed))
         try:
             error = max(error, _difference(silenced, pruned, leaves, seed))
@@ -159,29 +174,3 @@ def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float
 def _real(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
-
-
-def _shuffled(examples: list[Any], generator: Generator) -> list[Any]:
-    """The numbers of the examples in another order."""
-
-    def draw(example: Any) -> Any:
-        if not isinstance(example, Tensor):
-            return example
-        order = torch.randperm(example.numel(), generator=generator)
-        return example.flatten()[order.to(example.device)].view(example.shape)
-
-    return [draw(example) for example in examples]
-
-
-def _normal_like(examples: list[Any], generator: Generator) -> list[Any]:
-    """Inputs of the same shapes: normal floats; whole numbers drawn from those of the example."""
-
-    def draw(example: Any) -> Any:
-        if not isinstance(example, Tensor) or not example.numel():
-            return example
-        if example.is_floating_point():
-            return torch.randn(example.shape, generator=generator).to(example)
-        picks = torch.randint(example.numel(), example.shape, generator=generator)
-        return example.flatten()[picks.to(example.device)]
-
-    return [draw(example) for example in examples]

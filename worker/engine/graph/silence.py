@@ -5,6 +5,7 @@ statistics over the features that are kept, as it will after the cut.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +13,32 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from worker.engine.arguments import operator_of, shares_memory
+from worker.engine.arguments import constants, operator_of, shares_memory
 from worker.engine.graph.coupling import Coupling, kept_along
 
 aten = torch.ops.aten
 FEATURE_NORMS = (aten.layer_norm.default, aten.rms_norm.default)
 """Their weights lie along the dimensions that they normalize."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Indices of a dimension that are read from others, times a scale each."""
+
+    sources: Tensor
+    targets: Tensor
+    scales: Tensor
+
+    def put(self, value: Tensor, original: Tensor, dim: int) -> Tensor:
+        """The value with what stands in for its sources."""
+        shape = [-1 if at == dim else 1 for at in range(value.dim())]
+        read = original.index_select(dim, self.targets.to(value.device))
+        scaled = read * self.scales.to(value.device, value.dtype).view(shape)
+        return value.index_copy(dim, self.sources.to(value.device), scaled)
+
+
+StandIns = Mapping[tuple[Node, Node, int], Sequence[StandIn]]
+"""By reader, what is read, and its dimension."""
 
 
 class SilencedProgram(Interpreter):
@@ -26,8 +47,24 @@ class SilencedProgram(Interpreter):
     Knows nothing of slicing or of rewritten sizes: it shares the labels with the cut, no more.
     """
 
-    def __init__(self, coupling: Coupling, keep: Tensor) -> None:
+    def __init__(self, coupling: Coupling, keep: Tensor, stand_ins: StandIns | None = None) -> None:
+        """Prepare it.
+
+        Args:
+            coupling: Of the program.
+            keep: Bool, ``(channel_count + 1,)``.
+            stand_ins: What is read in place of removed channels, by reader, source and dimension;
+                a channel without one is read as zero.
+        """
         super().__init__(coupling.program.module)
+        self._stand_ins = stand_ins or {}
+        # What a stand-in is multiplied with are the weights of the removed channel.
+        fixed = constants(coupling.program.graph) if self._stand_ins else set()
+        self._whole = {
+            (reader, operand)
+            for reader, _, _ in self._stand_ins
+            for operand in fixed.intersection(reader.all_input_nodes)
+        }
         self._coupling = coupling
         self._keep = keep
         self._branches = {block.branch for at, block in enumerate(coupling.blocks) if not keep[at]}
@@ -49,7 +86,7 @@ class SilencedProgram(Interpreter):
         if n.op == "call_function" and not shares_memory(n):
             saved = {node: self.env[node] for node in n.all_input_nodes if node in self.env}
             for node, value in saved.items():
-                self.env[node] = self._silenced(node, value)
+                self.env[node] = self._silenced(n, node, value)
             try:
                 return super().run_node(n)
             finally:
@@ -91,15 +128,20 @@ class SilencedProgram(Interpreter):
         wide[torch.meshgrid(place, indexing="ij")] = result
         return wide
 
-    def _silenced(self, node: Node, value: Any) -> Any:
+    def _silenced(self, reader: Node, node: Node, value: Any) -> Any:
         if not isinstance(value, Tensor) or node not in self._coupling.node_lines:
             return value
+        if (reader, node) in self._whole:
+            return value
+        original = value
         for dim, line in self._coupling.node_lines[node][0][1]:
             kept = self._keep[line.channels].to(value.device)
             if bool(kept.all()):
                 continue
             shape = [-1 if at == dim else 1 for at in range(value.dim())]
             value = torch.where(kept.view(shape), value, value.new_zeros(()))
+            for stand_in in self._stand_ins.get((reader, node, dim), ()):
+                value = stand_in.put(value, original, dim)
         return value
 
 

@@ -1,0 +1,75 @@
+"""The calls that multiply an activation with a weight: convolutions and linear layers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+from torch.nn import Parameter
+
+from worker.engine.arguments import argument
+from worker.engine.program import Program, attribute
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class WeightCall:
+    """One such call.
+
+    Attributes:
+        node: The call.
+        parameter: Its weight, by name.
+        source: What the weight is multiplied with.
+        source_dim: The dimension of ``source`` that is summed over.
+        weight_dim: The dimension of the weight that is; of a grouped convolution as long as one
+            group.
+    """
+
+    node: Node
+    parameter: str
+    source: Node
+    source_dim: int
+    weight_dim: int
+
+
+_CONVOLUTION = ("input", 1, "weight", 1)
+_LINEAR = ("input", -1, "weight", -1)
+_CALLS: dict[Any, tuple[str, int, str, int]] = {
+    aten.conv1d.default: _CONVOLUTION,
+    aten.conv2d.default: _CONVOLUTION,
+    aten.conv3d.default: _CONVOLUTION,
+    aten.conv1d.padding: _CONVOLUTION,
+    aten.conv2d.padding: _CONVOLUTION,
+    aten.conv3d.padding: _CONVOLUTION,
+    aten.linear.default: _LINEAR,
+    aten.matmul.default: ("self", -1, "other", -2),
+    aten.mm.default: ("self", -1, "mat2", -2),
+    aten.addmm.default: ("mat1", -1, "mat2", -2),
+}
+"""For each operator: what is multiplied, along which dimension, with what, along which."""
+
+
+def weight_calls(program: Program) -> Iterator[WeightCall]:
+    """In the order of the program; those whose weight is a parameter as it is, or transposed."""
+    for node in program.graph.nodes:
+        if node.target not in _CALLS:
+            continue
+        name, dim, weight_name, weight_dim = _CALLS[node.target]
+        source, weight = argument(node, name), argument(node, weight_name)
+        while weight.target in (aten.t.default, aten.permute.default, aten.transpose.int):
+            if len(program.shape(weight)) != 2:
+                break  # Of more dimensions, transposing may keep their order.
+            weight, weight_dim = weight.args[0], -3 - weight_dim
+        if weight.op != "get_attr" or source.op == "get_attr":
+            continue
+        found = attribute(program.module, str(weight.target))
+        if isinstance(found, Parameter) and found.dim() > 1:
+            yield WeightCall(
+                node,
+                str(weight.target),
+                source,
+                dim % len(program.shape(source)),
+                weight_dim % found.dim(),
+            )
