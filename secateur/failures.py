@@ -19,6 +19,8 @@ class FailureCode(StrEnum):
     PLAN_NOTHING_TO_PRUNE = "plan.nothing_to_prune"
     PLAN_TARGET_UNREACHABLE = "plan.target_unreachable"
     PLAN_MISMATCH = "plan.mismatch"
+    PLAN_PAIR = "plan.pair"
+    PLAN_CRITERION = "plan.criterion"
     DATA_UNREADABLE = "data.unreadable"
     DATA_MISMATCH = "data.mismatch"
     FINETUNE_DIVERGED = "finetune.diverged"

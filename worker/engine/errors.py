@@ -13,6 +13,8 @@
     x NothingToPruneError     plan.nothing_to_prune
     x TargetUnreachableError  plan.target_unreachable
     x PlanMismatchError       plan.mismatch
+    x PairError               plan.pair
+    x CriterionError          plan.criterion
   * DataError
     x UnreadableDataError     data.unreadable
     x DataMismatchError       data.mismatch
@@ -29,9 +31,17 @@ from typing import ClassVar
 
 
 class EngineError(Exception):
-    """Base of all. Only the leaves are raised; each leaf has a code of its own."""
+    """Base of all. Only the leaves are raised; each leaf has a code of its own.
+
+    ``pointer`` is the field that is the reason, as a JSON pointer into the step of the recipe, and
+    into the whole spec once the step is known; None where no field is.
+    """
 
     code: ClassVar[str]
+
+    def __init__(self, message: str, *, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.pointer = pointer
 
 
 class ModelError(EngineError):
@@ -80,6 +90,18 @@ class TargetUnreachableError(PlanError):
 
 class PlanMismatchError(PlanError):
     code = "plan.mismatch"
+
+
+class PairError(PlanError):
+    """Channels cannot be merged as asked."""
+
+    code = "plan.pair"
+
+
+class CriterionError(PlanError):
+    """The criterion cannot score this model."""
+
+    code = "plan.criterion"
 
 
 class DataError(EngineError):

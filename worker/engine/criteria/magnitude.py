@@ -1,49 +1,72 @@
 """Importance by the size of the weights."""
 
+from collections.abc import Iterator
 from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from worker.engine.criteria.subject import Subject
-from worker.engine.program import attribute
+from worker.engine.criteria.slices import members
+from worker.engine.criteria.subject import Slice, Subject
+from worker.engine.graph.coupling import Line
 
 _PART = 2**18  # Elements.
+_DEGREES = {"l1": 1.0, "l2": 2.0}
 
 
-def magnitude(subject: Subject, *, p: float = 2.0) -> Tensor:
-    """Score each channel by the sum of ``|w| ** p`` over every slice that goes with it.
+def magnitude(subject: Subject, *, norm: str = "l2", slices: str = "coupled") -> list[Slice]:
+    """Score each channel by its weights: the sum of ``|w|`` or ``w ** 2``, or the largest ``|w|``.
 
-    No p-th root is taken, so scores of coupled slices add: the score of a channel is that of all
-    its weights laid side by side. Buffers are not weights and do not count.
+    No root is taken, so sums over coupled slices add: the score of a channel is that of all its
+    weights laid side by side. Buffers are not weights and do not count.
 
     Args:
-        subject: The channel group. Read, never written.
-        p: Degree of the norm, > 0. 1 and 2 are the ones in the literature.
+        subject: The program.
+        norm: ``l1``, ``l2`` or ``linf``; by default the literature's most common.
+        slices: ``coupled`` takes every slice that goes with a channel; ``producer`` the weights
+            that make it (the filters of a convolution, the rows of a linear layer) alone.
 
     Returns:
-        float32, ``(channels,)``, non-negative, higher is more important, in units of
-        weight ** p. Comparable between groups only after normalization.
-
-    Raises:
-        ValueError: ``p`` is not positive.
+        One slice for each dimension of a weight; non-negative, higher is more important.
+        Comparable between groups only after normalization.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017,
-    https://arxiv.org/abs/1608.08710 (there p = 1, over a layer's own filters alone).
+    https://arxiv.org/abs/1608.08710 (there L1, over a layer's own filters alone).
     """
-    if p <= 0:
-        raise ValueError(f"p must be > 0, got {p}")
-    sums, channels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
-    for member in subject.group.members:
-        weight = attribute(subject.program.module, member.parameter)
-        if isinstance(weight, Parameter):
-            sums.append(_sums(weight.detach(), member.dim, p))
-            channels.append(member.channels)
-    place = subject.place[torch.cat(channels)]
-    ours = place >= 0
-    scores = torch.zeros(len(subject.group))
-    return scores.index_add_(0, place[ours], torch.cat(sums)[ours])
+    found = []
+    for weight, dim, line in _weights(subject, slices):
+        if norm == "linf":
+            largest = _largest(weight, dim)
+            found.append(subject.gathered(line, largest, "amax"))
+        else:
+            found.append(subject.gathered(line, _sums(weight, dim, _DEGREES[norm])))
+    return found
+
+
+def magnitude_of_weights(
+    subject: Subject, *, norm: str = "l2", slices: str = "coupled"
+) -> dict[str, Tensor]:
+    """``|w|`` of every weight, by name: the same order for every norm, and for all slices."""
+    del norm, slices
+    parameters = subject.program.module.named_parameters(remove_duplicate=False)
+    return {name: weight.detach().abs().float() for name, weight in parameters}
+
+
+def _weights(subject: Subject, slices: str) -> Iterator[tuple[Tensor, int, Line]]:
+    if slices == "coupled":
+        for member, weight in members(subject):
+            yield weight.detach(), member.dim, member.line
+    else:
+        for make in subject.flow.makes:
+            yield subject.flow.value(make.weight.node), make.weight.dim, make.weight.line
+
+
+def _largest(weight: Tensor, dim: int) -> Tensor:
+    others = [at for at in range(weight.dim()) if at != dim]
+    sizes = weight.abs().float()
+    if not weight.numel():
+        return torch.zeros(weight.shape[dim])
+    return (sizes.amax(others) if others else sizes).cpu()
 
 
 def _sums(weight: Tensor, dim: int, p: float) -> Tensor:

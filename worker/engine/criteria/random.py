@@ -3,13 +3,20 @@
 import torch
 from torch import Tensor
 
-from worker.engine.criteria.subject import Subject
+from worker.engine.criteria.subject import Slice, Subject
 
 
-def random(subject: Subject) -> Tensor:
-    """Draw a score for each channel, uniform in [0, 1).
+def random(subject: Subject) -> list[Slice]:
+    """Draw a score for each channel, uniform in [0, 1); the same for the same seed."""
+    return [
+        Slice(group.channels, torch.rand(len(group), generator=subject.generator))
+        for group in subject.groups
+    ]
 
-    Returns:
-        float32, ``(channels,)``; the same for the same seed.
-    """
-    return torch.rand(len(subject.group), generator=subject.generator)
+
+def random_weights(subject: Subject) -> dict[str, Tensor]:
+    """Draw a score for each weight, uniform in [0, 1), by name; the same for the same seed."""
+    return {
+        name: torch.rand(weight.shape, generator=subject.generator)
+        for name, weight in subject.program.module.named_parameters()
+    }

@@ -1,0 +1,152 @@
+"""Gradients of a loss on training rows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from worker.engine import objective
+from worker.engine.criteria.subject import Subject
+from worker.engine.data import Batch, first_output
+from worker.engine.errors import CriterionError, DataMismatchError
+
+Elements = dict[str, Tensor]
+"""A tensor for each parameter, by every name it has, in its shape."""
+
+
+@contextmanager
+def trainable(subject: Subject) -> Iterator[dict[str, Parameter]]:
+    """Let every floating-point parameter have gradients inside; gives them by name, each once."""
+    parameters = {
+        name: parameter
+        for name, parameter in subject.program.module.named_parameters()
+        if parameter.is_floating_point()
+    }
+    before = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        # The fused attentions have no second derivatives.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield parameters
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(before[name])
+
+
+def loss_on(subject: Subject, batch: Batch, targets: str) -> Tensor:
+    """The mean loss of a batch, with a graph for its gradients.
+
+    Args:
+        subject: The program.
+        batch: Rows.
+        targets: ``labels``: the loss on the batch's targets. ``outputs``: half the squared
+            distance to the outputs as they are, summed over an output and averaged over rows: it
+            is zero, and so is its gradient; its Hessian is that of the outputs' change.
+
+    Raises:
+        DataMismatchError: The program does not run on the rows, or its first output has no
+            gradient.
+    """
+    output = first_output(subject.program, batch)
+    if not output.requires_grad:
+        raise DataMismatchError(
+            "the model's first output has no gradient to any parameter, so that no loss can score "
+            "its channels; export it without detach and no_grad, or use another criterion"
+        )
+    if targets == "outputs":
+        return 0.5 * (output - output.detach()).float().square().sum() / len(output)
+    assert batch.targets is not None, "the recipe was checked before"
+    return objective.loss(output, batch.targets)
+
+
+def gradients(
+    subject: Subject, *, sample_count: int, batch_size: int, targets: str
+) -> Iterator[Elements]:
+    """The gradient of every batch's mean loss, by every name of each parameter.
+
+    Args:
+        subject: The program, with training rows.
+        sample_count: Rows in all.
+        batch_size: Rows per batch.
+        targets: ``labels``, or ``outputs``: the gradient of the outputs times a draw of standard
+            normal numbers, whose square is on average the squared change of the outputs.
+    """
+    draw = _projection(subject) if targets == "outputs" else None
+    with trainable(subject) as parameters:
+        for batch in subject.batches(sample_count, batch_size):
+            if draw is None:
+                value = loss_on(subject, batch, targets)
+            else:
+                value = draw(first_output(subject.program, batch))
+            found = torch.autograd.grad(
+                value, list(parameters.values()), allow_unused=True, materialize_grads=True
+            )
+            yield _named(subject, parameters, found)
+
+
+def curvatures(
+    subject: Subject, *, sample_count: int, batch_size: int, targets: str
+) -> Iterator[Elements]:
+    """Estimates of the diagonal of the Hessian of the loss, one for each batch.
+
+    Each is ``v * (H v)`` for a draw of signs ``v``: right on average.
+
+    Raises:
+        CriterionError: An operator of the model has no second derivative.
+    """
+    with trainable(subject) as parameters:
+        tensors = list(parameters.values())
+        for batch in subject.batches(sample_count, batch_size):
+            value = loss_on(subject, batch, targets)
+            first = torch.autograd.grad(
+                value, tensors, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            signs = [_signs(subject, tensor) for tensor in tensors]
+            along = torch.stack([(g * v).sum() for g, v in zip(first, signs, strict=True)]).sum()
+            try:
+                found = torch.autograd.grad(
+                    along, tensors, allow_unused=True, materialize_grads=True
+                )
+            except RuntimeError as error:
+                raise CriterionError(
+                    "an operator of the model has no second derivative "
+                    f"({str(error).splitlines()[0]}), which criterion 'hessian' needs; use "
+                    "'fisher' or 'taylor'",
+                    pointer="/criterion",
+                ) from error
+            products = [v * h for v, h in zip(signs, found, strict=True)]
+            yield _named(subject, parameters, products)
+
+
+def _signs(subject: Subject, tensor: Tensor) -> Tensor:
+    bits = torch.randint(0, 2, tensor.shape, generator=subject.generator)
+    return (bits * 2 - 1).to(tensor)
+
+
+def _projection(subject: Subject) -> Callable[[Tensor], Tensor]:
+    def project(output: Tensor) -> Tensor:
+        noise = torch.randn(output.shape, generator=subject.generator).to(output)
+        along: Tensor = (output * noise).sum() / len(output) ** 0.5
+        return along
+
+    return project
+
+
+def _named(subject: Subject, parameters: dict[str, Parameter], found: object) -> Elements:
+    by_tensor = dict(zip(map(id, parameters.values()), found, strict=True))  # type: ignore[call-overload]
+    every = subject.program.module.named_parameters(remove_duplicate=False)
+    return {
+        name: by_tensor[id(parameter)].detach().float().cpu()
+        for name, parameter in every
+        if id(parameter) in by_tensor
+    }
+
+
+def weights(subject: Subject) -> Elements:
+    """The weights themselves, as gradients are given."""
+    every = subject.program.module.named_parameters(remove_duplicate=False)
+    return {name: weight.detach().float().cpu() for name, weight in every}
