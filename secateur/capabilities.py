@@ -1,8 +1,15 @@
-"""The tables of what a spec may name: a row for each criterion and each step."""
+"""The tables of what a spec may name: a row for each step; criteria have theirs beside them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-from secateur.spec import Criterion
+from secateur.criteria import CRITERIA, Criterion, CriterionChoice
+from secateur.problems import OptionInfo
+from secateur.pruning import PruneStep
+
+__all__ = ["CRITERIA", "STEPS", "Needs", "needs_of", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -14,14 +21,36 @@ class Needs:
     labels: bool = False
 
 
-CRITERIA: dict[Criterion, Needs] = {
-    Criterion.MAGNITUDE: Needs("Sum of squared weights over every slice of a channel."),
-    Criterion.RANDOM: Needs("A seeded random order: the yardstick for every other criterion."),
-}
-
 STEPS: dict[str, Needs] = {
     "prune": Needs("Score channels, choose the least important, take them out."),
     "apply_plan": Needs("Take out exactly what a plan says, downloaded and perhaps edited."),
     "recalibrate": Needs("Estimate batch-norm statistics again.", data=True),
     "finetune": Needs("Train on labeled data to regain accuracy.", data=True, labels=True),
 }
+
+
+def options_of(criterion: Criterion) -> list[OptionInfo]:
+    """What may be said of a criterion, from the fields of its contract."""
+    fields = CriterionChoice.model_fields
+    found = []
+    for name in CRITERIA[criterion].options:
+        kind: Any = fields[name].annotation
+        is_choice = isinstance(kind, type) and issubclass(kind, StrEnum)
+        found.append(
+            OptionInfo(
+                name=name,
+                description=fields[name].description or "",
+                choices=[each.value for each in kind] if is_choice else None,
+                default=fields[name].default,
+            )
+        )
+    return found
+
+
+def needs_of(step: PruneStep) -> Iterator[tuple[str, str, Needs]]:
+    """What the choices within a prune step need: where in it, what it is called, and what."""
+    chosen = step.criterion
+    needs = Needs(chosen.needs.summary, data=chosen.needs.data, labels=chosen.needs_labels)
+    yield "/criterion", f"criterion '{chosen}'", needs
+    for at, recovery in enumerate(step.recover):
+        yield f"/recover/{at}", f"step '{recovery.step}'", STEPS[recovery.step]

@@ -5,10 +5,12 @@ import json
 
 from pydantic import Field
 
+from secateur.amounts import Budget
+from secateur.criteria import Aggregation, ChosenCriterion, Normalization
+from secateur.pruning import Algorithm, Granularity, Scope
 from secateur.schema import Output
-from secateur.spec import Budget, Criterion, Granularity, Scope
 
-PLAN_FORMAT_VERSION = 2
+PLAN_FORMAT_VERSION = 3
 
 
 class Counts(Output):
@@ -32,6 +34,18 @@ class Member(Output):
     )
 
 
+class Merge(Output):
+    """A channel that goes, and the one of the same group that stands in for it."""
+
+    source: int = Field(description="The channel that goes.")
+    target: int = Field(description="The channel that stays.")
+    scales: dict[str, float] = Field(
+        description="For each weight that reads both, what the stand-in is multiplied by: the "
+        "weights for `source` are added, so scaled, to those for `target`.",
+        examples=[{"conv2.weight": 0.93}],
+    )
+
+
 class ChannelGroup(Output):
     """All slices, over all parameters, that keep and lose the same channels."""
 
@@ -44,8 +58,10 @@ class ChannelGroup(Output):
     )
     keep: list[int] = Field(description="Channels that stay, sorted; counted from 0.")
     importance: list[float] | None = Field(
-        description="One score per channel; higher is kept. Null where a given plan was applied."
+        description="One score per channel, normalized as asked; higher is kept. Null where a "
+        "given plan was applied."
     )
+    merges: list[Merge] = Field(description="Of algorithm `shift`; empty for the others.")
     members: list[Member]
 
 
@@ -56,6 +72,14 @@ class WrittenSize(Output):
     operator: str = Field(examples=["aten.view.default"])
     before: list[int]
     after: list[int]
+
+
+class SparseWeight(Output):
+    """A weight that gets zeros and keeps its shape."""
+
+    parameter: str
+    shape: list[int]
+    zero_count: int = Field(description="Elements that are zero afterwards.")
 
 
 class FrozenOperator(Output):
@@ -72,15 +96,21 @@ class Plan(Output):
 
     format_version: int
     model_sha256: str
-    criterion: Criterion | None = Field(description="Null where a given plan was applied.")
+    algorithm: Algorithm | None = Field(description="Null where a given plan was applied.")
+    criterion: ChosenCriterion | None = Field(description="Null where a given plan was applied.")
     scope: Scope | None = Field(description="Null where a given plan was applied.")
+    aggregation: Aggregation | None = Field(description="Null where a given plan was applied.")
+    normalization: Normalization | None = Field(description="Null where a given plan was applied.")
     granularity: Granularity
-    budget: Budget | None = Field(description="Null where a given plan was applied.")
+    budget: Budget | None = Field(
+        description="Null where a given plan was applied, or overrides or a pattern say it all."
+    )
     exclude: list[str]
     seed: int
     baseline: Counts
     predicted: Counts
-    channel_groups: list[ChannelGroup]
+    channel_groups: list[ChannelGroup] = Field(description="Empty with algorithm `zero`.")
+    sparse: list[SparseWeight] = Field(description="Of algorithm `zero`; empty for the others.")
     keep_sha256: str = Field(
         description="What `predicted` and `sizes` were computed for: the SHA-256 of the compact "
         "JSON `[[id, keep], ...]` of the channel groups. After an edit it no longer fits.",

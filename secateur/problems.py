@@ -43,13 +43,27 @@ class Validation(Output):
     spec_sha256: str | None
 
 
+class OptionInfo(Output):
+    """Something that may be said of a criterion besides its name."""
+
+    name: str
+    description: str
+    choices: list[str] | None = Field(description="What it may be; null where it is a number.")
+    default: str | int
+
+
 class CriterionInfo(Output):
     """A way to score channels."""
 
     name: str
     summary: str
-    needs_data: bool
-    needs_labels: bool
+    needs_data: bool = Field(description="Needs `data.train`.")
+    needs_labels: bool = Field(
+        description="Needs targets in it, unless the option `targets` is `outputs`."
+    )
+    scores_weights: bool = Field(description="Can score single weights: for algorithm `zero`.")
+    normalization: str = Field(description="What a prune step without a `normalization` gets.")
+    options: list[OptionInfo]
 
 
 class StepInfo(Output):
@@ -78,6 +92,10 @@ class Capabilities(Output):
     model_formats: list[str]
     dataset_formats: list[str]
     criteria: list[CriterionInfo]
+    algorithms: list[str]
+    aggregations: list[str]
+    normalizations: list[str]
+    schedules: list[str]
     scopes: list[str]
     granularities: list[str]
     budgets: list[str]

@@ -35,6 +35,7 @@ class Measurement(Output):
     """One program, measured."""
 
     counts: Counts
+    sparsity: float = Field(description="Fraction of the elements of parameters that are zero.")
     file_bytes: int | None = Field(
         description="Bytes of the saved file; null where none was saved."
     )

@@ -3,129 +3,35 @@
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from secateur.pruning import Exclude, Granularity, PruneStep
+from secateur.recovery import FinetuneStep, RecalibrateStep
 from secateur.schema import Input
 
 SPEC_VERSION = 1
-
-
-class Criterion(StrEnum):
-    """How channels are scored. Each has an implementation of the same name in the engine."""
-
-    MAGNITUDE = "magnitude"
-    RANDOM = "random"
-
-
-class Scope(StrEnum):
-    """Who competes: the channels of one channel group, or all channels of the model."""
-
-    LOCAL = "local"
-    GLOBAL = "global"
-
-
-class Granularity(StrEnum):
-    """What is removed as one."""
-
-    CHANNELS = "channels"
-    HEADS = "heads"
-    HEAD_DIM = "head_dim"
-    LAYERS = "layers"
 
 
 # PostgreSQL keeps no text with a zero in it.
 Label = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
-class Budget(Input):
-    """How much to remove. Exactly one of the fields."""
-
-    channel_ratio: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Fraction of channels removed, not of parameters: half the channels is about "
-        "three quarters of the parameters.",
-        examples=[0.5],
-    )
-    macs: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Fraction of the original multiply-accumulates that may remain.",
-        examples=[0.5],
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = [name for name, value in self if value is not None]
-        if len(given) != 1:
-            said = ", ".join(given) or "none"
-            raise ValueError(f"give exactly one of channel_ratio, macs; given: {said}")
-        return self
-
-
-Exclude = Annotated[
-    tuple[str, ...],
-    Field(
-        max_length=1000,
-        description="Parameters whose shape may not change, by name or shell-style pattern.",
-        examples=[["classifier.*"]],
-    ),
-]
-
-
-class PruneStep(Input):
-    """Score channels, choose the least important, and take them out of the program."""
-
-    step: Literal["prune"]
-    budget: Budget
-    criterion: Criterion = Field(
-        default=Criterion.MAGNITUDE, description="How channels are scored."
-    )
-    scope: Scope = Field(
-        default=Scope.GLOBAL,
-        description="`global`: one ranking over the model. `local`: the same share of every "
-        "channel group.",
-    )
-    granularity: Granularity = Field(
-        default=Granularity.CHANNELS,
-        description="`channels`: every channel group; attention loses whole heads. `heads`: "
-        "attention heads alone. `head_dim`: the width of heads alone. `layers`: whole residual "
-        "blocks `x + f(x)` are dropped.",
-    )
-    exclude: Exclude = ()
-    channel_multiple: int = Field(
-        default=1,
-        ge=1,
-        le=1024,
-        description="Channel counts are kept at a multiple of this, for the hardware.",
-        examples=[8],
-    )
-
-    @model_validator(mode="after")
-    def _blocks_are_no_grid(self) -> Self:
-        if self.granularity is Granularity.LAYERS and self.channel_multiple > 1:
-            raise ValueError(
-                f"channel_multiple {self.channel_multiple} is for channels; granularity 'layers' "
-                "drops whole blocks: leave it out"
-            )
-        return self
-
-
 IGNORED_OF_PLAN = frozenset(
     {
+        "algorithm",
         "criterion",
         "scope",
+        "aggregation",
+        "normalization",
         "budget",
         "seed",
         "baseline",
         "predicted",
         "keep_sha256",
         "sizes",
+        "sparse",
         "frozen",
         "warnings",
     }
@@ -171,6 +77,16 @@ def _takes_more(schema: dict[str, Any]) -> None:
     schema.pop("additionalProperties", None)
 
 
+class GivenMerge(Input):
+    """A channel that goes, and the one that stands in for it."""
+
+    source: Annotated[int, Field(ge=0, strict=True)] = Field(description="The channel that goes.")
+    target: Annotated[int, Field(ge=0, strict=True)] = Field(description="The one that stays.")
+    scales: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        description="For each weight that reads both: what the stand-in is multiplied by."
+    )
+
+
 class GivenGroup(Input):
     """A channel group, and which of its channels stay."""
 
@@ -183,6 +99,9 @@ class GivenGroup(Input):
     channel_count: int | None = Field(
         default=None, ge=1, description="Where given, the group must have as many channels."
     )
+    merges: tuple[GivenMerge, ...] = Field(
+        default=(), description="Which removed channels are read from others: a shift's."
+    )
 
 
 class GivenPlan(Input):
@@ -194,7 +113,7 @@ class GivenPlan(Input):
 
     model_config = ConfigDict(json_schema_extra=_takes_more)
 
-    format_version: Literal[2]
+    format_version: Literal[3]
     model_sha256: str = Field(
         pattern="^[0-9a-f]{64}$", description="Of the model's file that the plan was made for."
     )
@@ -221,24 +140,6 @@ class ApplyPlanStep(Input):
 
     step: Literal["apply_plan"]
     plan: GivenPlan
-
-
-class RecalibrateStep(Input):
-    """Estimate batch-norm statistics again from unlabeled inputs. Weights do not change."""
-
-    step: Literal["recalibrate"]
-    sample_count: int = Field(default=1024, ge=1, description="Rows of the training inputs to use.")
-    batch_size: int = Field(default=64, ge=1, le=65536)
-
-
-class FinetuneStep(Input):
-    """Train on the labeled training data (AdamW, cosine schedule) to regain accuracy."""
-
-    step: Literal["finetune"]
-    epochs: int = Field(default=1, ge=1, le=10_000)
-    learning_rate: float = Field(default=1e-3, gt=0, le=10)
-    weight_decay: float = Field(default=0.0, ge=0, le=10)
-    batch_size: int = Field(default=64, ge=1, le=65536)
 
 
 Step = Annotated[
@@ -314,12 +215,17 @@ class PlanSpec(Input):
 
     model_id: str = Field(examples=["mdl_0f8n2q4k6m8p0r2t4v6x8z0b"])
     prune: PruneStep
+    data: Data = Field(default_factory=Data, description="`train`, for criteria that need it.")
     seed: int = Field(default=0, ge=0, lt=2**63)
     label: Label | None = None
 
     def as_job_spec(self) -> JobSpec:
         return JobSpec(
-            model_id=self.model_id, recipe=(self.prune,), seed=self.seed, label=self.label
+            model_id=self.model_id,
+            recipe=(self.prune,),
+            data=self.data,
+            seed=self.seed,
+            label=self.label,
         )
 
 

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from secateur.capabilities import CRITERIA, STEPS, Needs
+from secateur.capabilities import STEPS, Needs, needs_of
 from secateur.models import Dataset, Model, TensorInfo
 from secateur.problems import FieldProblem
-from secateur.spec import ApplyPlanStep, JobSpec, PruneStep
+from secateur.pruning import PruneStep
+from secateur.spec import ApplyPlanStep, JobSpec
 
 INPUTS = "inputs"
 TARGETS = "targets"
+_WITHOUT_LABELS = ", or set the criterion's option 'targets' to 'outputs'"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def missing_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
             detail = (
                 f"{name} needs labels, and the data set in /data/train has only "
                 f"{', '.join(_arrays(named.train))}: add an array {TARGETS!r} to it"
+                f"{_WITHOUT_LABELS if name.startswith('criterion') else ''}"
             )
         else:
             continue
@@ -89,8 +92,8 @@ def _needs(spec: JobSpec) -> Iterator[tuple[str, str, Needs]]:
     for index, step in enumerate(spec.recipe):
         yield f"/recipe/{index}", f"step {step.step!r}", STEPS[step.step]
         if isinstance(step, PruneStep):
-            pointer = f"/recipe/{index}/criterion"
-            yield pointer, f"criterion {step.criterion.value!r}", CRITERIA[step.criterion]
+            for pointer, name, needs in needs_of(step):
+                yield f"/recipe/{index}{pointer}", name, needs
 
 
 def _arrays(dataset: Dataset) -> Mapping[str, TensorInfo]:

@@ -1,15 +1,21 @@
 """A job spec in the engine's own words."""
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from secateur.spec import ApplyPlanStep, FinetuneStep, PruneStep, RecalibrateStep, Step
+from secateur.amounts import Override
+from secateur.pruning import PruneStep
+from secateur.recovery import FinetuneStep, RecalibrateStep
+from secateur.spec import ApplyPlanStep, GivenGroup, Step
 from worker.engine.config import (
     ApplyPlanConfig,
     EvaluationConfig,
     FinetuneConfig,
     GroupConfig,
+    MergeConfig,
+    OverrideConfig,
     PruneConfig,
     RecalibrateConfig,
     Request,
@@ -20,26 +26,49 @@ from worker.order import Order
 
 def _prune(step: PruneStep) -> PruneConfig:
     return PruneConfig(
-        criterion=step.criterion.value,
+        criterion=step.criterion.name.value,
+        options=_plain(step.criterion.options),
         scope=step.scope.value,
-        channel_ratio=step.budget.channel_ratio,
-        macs=step.budget.macs,
+        **(step.budget.given if step.budget else {}),
+        floor=step.floor,
+        aggregation=step.aggregation.value,
+        normalization=step.normalization.value if step.normalization else None,
         granularity=step.granularity.value,
         exclude=step.exclude,
         channel_multiple=step.channel_multiple,
+        overrides=tuple(_override(override) for override in step.overrides),
+        algorithm=step.algorithm.value,
+        pattern=step.pattern,
+        rounds=step.rounds,
+        schedule=step.schedule.value,
+        recover=tuple(_RECOVERIES[type(each)](each) for each in step.recover),
     )
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the contract's types, which the engine does not know."""
+    return {
+        name: value.value if isinstance(value, StrEnum) else value
+        for name, value in options.items()
+    }
+
+
+def _override(override: Override) -> OverrideConfig:
+    return OverrideConfig(**override.given)
 
 
 def _apply_plan(step: ApplyPlanStep) -> ApplyPlanConfig:
     return ApplyPlanConfig(
         model_sha256=step.plan.model_sha256,
-        groups=tuple(
-            GroupConfig(group.id, group.keep, group.channel_count)
-            for group in step.plan.channel_groups
-        ),
+        groups=tuple(_group(group) for group in step.plan.channel_groups),
         granularity=step.plan.granularity.value,
         exclude=step.plan.exclude,
     )
+
+
+def _group(group: GivenGroup) -> GroupConfig:
+    merges = tuple(MergeConfig(m.source, m.target, m.scales) for m in group.merges)
+    return GroupConfig(group.id, group.keep, group.channel_count, merges)
 
 
 def _recalibrate(step: RecalibrateStep) -> RecalibrateConfig:
@@ -55,11 +84,15 @@ def _finetune(step: FinetuneStep) -> FinetuneConfig:
     )
 
 
+_RECOVERIES: Mapping[type[Any], Callable[[Any], RecalibrateConfig | FinetuneConfig]] = {
+    RecalibrateStep: _recalibrate,
+    FinetuneStep: _finetune,
+}
+
 BUILDERS: Mapping[type[Step], Callable[[Any], StepConfig]] = {
     PruneStep: _prune,
     ApplyPlanStep: _apply_plan,
-    RecalibrateStep: _recalibrate,
-    FinetuneStep: _finetune,
+    **_RECOVERIES,
 }
 """Every step that a spec may hold, and how the engine is told of it."""
 

@@ -43,7 +43,7 @@ REQUIRED: Mapping[JobKind, frozenset[str]] = {
 """The files without which a job has not succeeded."""
 
 _MEDIA_TYPES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"model\.(pt2|safetensors)"), _BINARY),
+    (re.compile(r"model\.(pt2|safetensors|sparse\.safetensors)"), _BINARY),
     (re.compile(r"(report|plan(-\d{1,3})?)\.json"), _JSON),
 )
 

@@ -6,10 +6,13 @@ from fastapi import APIRouter, Body, Request
 from pydantic import ValidationError
 
 import secateur
-from secateur.capabilities import CRITERIA, STEPS
+from secateur.amounts import Budget
+from secateur.capabilities import CRITERIA, STEPS, options_of
+from secateur.criteria import Aggregation, Normalization
 from secateur.models import DatasetFormat, ModelFormat
 from secateur.problems import Capabilities, CriterionInfo, Limits, StepInfo, Validation
-from secateur.spec import SPEC_VERSION, Budget, Granularity, JobSpec, Scope, job_spec_schema
+from secateur.pruning import Algorithm, Granularity, Schedule, Scope
+from secateur.spec import SPEC_VERSION, JobSpec, job_spec_schema
 from service.dependencies import PAGE_MAX_ROWS, ServicesDependency
 from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestInvalid
 from service.json_bodies import StrictJsonRoute
@@ -32,9 +35,16 @@ def get_capabilities(services: ServicesDependency) -> Capabilities:
                 summary=needs.summary,
                 needs_data=needs.data,
                 needs_labels=needs.labels,
+                scores_weights=needs.elements,
+                normalization=needs.normalization,
+                options=options_of(name),
             )
             for name, needs in CRITERIA.items()
         ],
+        algorithms=list(Algorithm),
+        aggregations=list(Aggregation),
+        normalizations=list(Normalization),
+        schedules=list(Schedule),
         scopes=list(Scope),
         granularities=list(Granularity),
         budgets=list(Budget.model_fields),

@@ -4,12 +4,12 @@ import pytest
 from pydantic import ValidationError
 
 from secateur.plan import PLAN_FORMAT_VERSION, ChannelGroup, Plan
+from secateur.pruning import Granularity
 from secateur.spec import (
     IGNORED_OF_GROUP,
     IGNORED_OF_PLAN,
     GivenGroup,
     GivenPlan,
-    Granularity,
     JobSpec,
     job_spec_schema,
 )
@@ -23,6 +23,7 @@ GROUP = {
     "keep": [0, 2, 3],
     "channel_names": None,
     "importance": [1.0, 0.5, 1.0, 1.0],
+    "merges": [],
     "members": [{"parameter": "conv1.weight", "dim": 0, "channels": None}],
 }
 WHOLE = {
@@ -32,11 +33,11 @@ WHOLE = {
     "granularity": "heads",
 }
 BARE = {
-    "format_version": 2,
+    "format_version": 3,
     "model_sha256": "0" * 64,
     "granularity": "heads",
     "exclude": ["head.*"],
-    "channel_groups": [{"id": "g1", "keep": [0, 2, 3], "channel_count": 4}],
+    "channel_groups": [{"id": "g1", "keep": [0, 2, 3], "channel_count": 4, "merges": []}],
 }
 
 
@@ -64,7 +65,7 @@ def test_a_whole_plan_is_the_same_spec_as_what_matters_of_it(given):
 
 def test_little_is_needed():
     given = {
-        "format_version": 2,
+        "format_version": 3,
         "model_sha256": "0" * 64,
         "channel_groups": [{"id": "g", "keep": []}],
     }
@@ -112,7 +113,7 @@ def test_channels_are_sorted():
         ({"channel_groups": 3}, ("channel_groups",), "valid tuple"),
         ({"channel_groups": [3]}, ("channel_groups", 0), "valid dictionary"),
         ({"excludes": []}, ("excludes",), "not permitted"),
-        ({"format_version": 1}, ("format_version",), "should be 2"),
+        ({"format_version": 1}, ("format_version",), "should be 3"),
         ({"model_sha256": "abc"}, ("model_sha256",), "pattern"),
     ],
 )

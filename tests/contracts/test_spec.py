@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from secateur.capabilities import CRITERIA, STEPS
-from secateur.spec import Criterion, JobSpec, PlanSpec, job_spec_schema
+from secateur.criteria import Criterion
+from secateur.spec import JobSpec, PlanSpec, job_spec_schema
 
 PRUNE = {"step": "prune", "budget": {"channel_ratio": 0.5}}
 SPEC = {"model_id": "mdl_1", "recipe": [PRUNE]}

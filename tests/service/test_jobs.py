@@ -74,7 +74,7 @@ def test_the_message_leaves_after_the_row_is_there_to_be_found(
 def given_plan(client, model_id, **fields):
     sha256 = client.get(f"/v1/models/{model_id}").json()["sha256"]
     group = {"id": "g0", "keep": [1], "name": "conv.weight", "members": []}
-    return {"format_version": 2, "model_sha256": sha256, "channel_groups": [group], **fields}
+    return {"format_version": 3, "model_sha256": sha256, "channel_groups": [group], **fields}
 
 
 def apply_spec(model_id, plan):

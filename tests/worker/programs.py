@@ -20,17 +20,21 @@ HERE = __name__
 def plan(warnings: list[str]) -> dict[str, Any]:
     counts = {"parameters": 1, "macs": 1, "size_bytes": 4}
     return {
-        "format_version": 2,
+        "format_version": 3,
         "model_sha256": "0" * 64,
+        "algorithm": "cut",
         "criterion": "magnitude",
         "scope": "global",
+        "aggregation": "sum",
+        "normalization": "mean",
         "granularity": "channels",
-        "budget": {"channel_ratio": 0.5, "macs": None},
+        "budget": {"channel_ratio": 0.5},
         "exclude": [],
         "seed": 0,
         "baseline": counts,
         "predicted": counts,
         "channel_groups": [],
+        "sparse": [],
         "keep_sha256": "0" * 64,
         "sizes": [],
         "frozen": [],

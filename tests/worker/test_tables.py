@@ -120,7 +120,7 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                 {
                     "step": "apply_plan",
                     "plan": {
-                        "format_version": 2,
+                        "format_version": 3,
                         "model_sha256": "3" * 64,
                         "granularity": "head_dim",
                         "exclude": ["tail.*"],

@@ -1,21 +1,102 @@
 """What the engine is asked to do: plain frozen values, no contract and no queue."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class OverrideConfig:
+    """What groups or weights with a parameter of a matching name get instead of the budget.
+
+    Exactly one of the amounts, which mean what they mean in :class:`PruneConfig`, and ``pairs``:
+    channels that go, each with the one of its group that stands in for it.
+    """
+
+    match: str
+    channel_ratio: float | None = None
+    keep: int | None = None
+    threshold: float | None = None
+    sparsity: float | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """Exactly one of ``channel_ratio`` (fraction removed) and ``macs`` (fraction that remains)."""
+    """What goes, how much of it, and what becomes of it.
+
+    Attributes:
+        criterion: A name in the table of criteria; ``options`` are its own.
+        scope: ``global`` ranks all groups together, ``local`` each by itself.
+        channel_ratio: Fraction of channels removed.
+        keep: Channels that stay: of each group where local, of the model where global.
+        threshold: Normalized importance below which goes.
+        parameters: Fraction of the parameters that may remain; of those not zero with ``zero``.
+        macs: Fraction of the multiply-accumulates that may remain.
+        bytes: Fraction of the bytes of parameters and buffers that may remain.
+        sparsity: Fraction of the weights that become zero.
+        floor: Fraction of every dimension that stays; None is 0.1 where global and 0 where local.
+        normalization: None is the criterion's own.
+        algorithm: ``cut``, ``shift`` or ``zero``.
+        pattern: Of zeros: ``elements``, ``N:M`` or ``AxB``.
+        rounds: In how many steps, with ``recover`` between them.
+        progress: Which parts of the whole are gone before and after this round, in [0, 1].
+        origin: What fractions are of; None is the program that is pruned.
+    """
 
     criterion: str = "magnitude"
+    options: Mapping[str, Any] = field(default_factory=dict)
     scope: str = "global"
     channel_ratio: float | None = None
+    keep: int | None = None
+    threshold: float | None = None
+    parameters: float | None = None
     macs: float | None = None
+    bytes: float | None = None
+    sparsity: float | None = None
+    floor: float | None = None
+    aggregation: str = "sum"
+    normalization: str | None = None
     granularity: str = "channels"
     exclude: tuple[str, ...] = ()
     channel_multiple: int = 1
+    overrides: tuple[OverrideConfig, ...] = ()
+    algorithm: str = "cut"
+    pattern: str = "elements"
+    rounds: int = 1
+    schedule: str = "linear"
+    recover: tuple["RecalibrateConfig | FinetuneConfig", ...] = ()
+    progress: tuple[float, float] = (0.0, 1.0)
+    origin: "Origin | None" = None
+
+    @property
+    def amount(self) -> tuple[str, float] | None:
+        """The one amount that is given, by its name; None where overrides or a pattern say all."""
+        given = ((name, getattr(self, name)) for name in AMOUNTS)
+        return next(((name, value) for name, value in given if value is not None), None)
+
+
+AMOUNTS = ("channel_ratio", "keep", "threshold", "parameters", "macs", "bytes", "sparsity")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a program had before its first round: what fractions are of."""
+
+    parameters: int
+    macs: int
+    size_bytes: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """A removed channel and its stand-in; scales by the name of the weight that reads both."""
+
+    source: int
+    target: int
+    scales: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -25,6 +106,7 @@ class GroupConfig:
     id: str
     keep: tuple[int, ...]
     channel_count: int | None = None
+    merges: tuple[MergeConfig, ...] = ()
 
 
 @dataclass(frozen=True)

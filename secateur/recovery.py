@@ -1,0 +1,29 @@
+"""The steps of a recipe that regain what pruning lost."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from secateur.schema import Input
+
+
+class RecalibrateStep(Input):
+    """Estimate batch-norm statistics again from unlabeled inputs. Weights do not change."""
+
+    step: Literal["recalibrate"]
+    sample_count: int = Field(default=1024, ge=1, description="Rows of the training inputs to use.")
+    batch_size: int = Field(default=64, ge=1, le=65536)
+
+
+class FinetuneStep(Input):
+    """Train on the labeled training data (AdamW, cosine schedule) to regain accuracy."""
+
+    step: Literal["finetune"]
+    epochs: int = Field(default=1, ge=1, le=10_000)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    batch_size: int = Field(default=64, ge=1, le=65536)
+
+
+RecoveryStep = Annotated[RecalibrateStep | FinetuneStep, Field(discriminator="step")]
+"""What may follow a prune step, or stand between its rounds."""
