@@ -99,7 +99,7 @@ def test_a_plan_that_removes_nothing_is_refused():
 def test_members_say_which_channel_each_index_is():
     coupling = pattern_coupling("grouped_and_depthwise")
     written = decide(coupling, PruneConfig(channel_ratio=0.4), seed=0).as_json(SHA256)
-    assert (written["format_version"], written["granularity"]) == (2, "channels")
+    assert (written["format_version"], written["granularity"]) == (3, "channels")
     sizes = [(s["module"], s["operator"], s["before"], s["after"]) for s in written["sizes"]]
     assert ("norm", "aten.group_norm.default", [4], [3]) in sizes
     groups = {group["name"]: group for group in written["channel_groups"]}

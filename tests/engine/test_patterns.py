@@ -23,10 +23,10 @@ from worker.engine.config import PruneConfig
 from worker.engine.errors import NothingToPruneError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
+from worker.engine.graph.silence import SilencedProgram
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
-from worker.engine.prune.silence import SilencedProgram
 from worker.engine.prune.verify import LOW_PRECISION, TOLERANCE, tolerance, verify_cut
 
 NAMES = sorted(PATTERNS)

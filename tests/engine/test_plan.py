@@ -6,8 +6,7 @@ from torch import nn
 
 from tests.zoo.exported import export, pattern_coupling, randomized
 from worker.engine.config import PruneConfig
-from worker.engine.criteria.magnitude import _sums, magnitude
-from worker.engine.criteria.subject import Subject
+from worker.engine.criteria.magnitude import _sums
 from worker.engine.errors import NotFiniteError, NothingToPruneError, TargetUnreachableError
 from worker.engine.graph.counts import count_macs
 from worker.engine.graph.coupling import Coupling, couple
@@ -24,33 +23,11 @@ def _kept(coupling: Coupling, config: PruneConfig, seed: int = 0) -> list[int]:
     return [int(plan.keep[group.channels].sum()) for group in coupling.groups]
 
 
-def test_magnitude_is_the_sum_of_squares_over_every_slice_of_a_channel():
-    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    with torch.no_grad():
-        module[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        module[0].bias.copy_(torch.tensor([5.0, 6.0]))
-        module[1].weight.copy_(torch.tensor([[7.0, 8.0]]))
-    coupling = couple(_program(module, 2))
-    (group,) = coupling.groups
-    subject = Subject(coupling.program, group, torch.tensor([0, 1, -1]), torch.Generator())
-    assert magnitude(subject).tolist() == [1 + 4 + 25 + 49, 9 + 16 + 36 + 64]
-    assert magnitude(subject, p=1.0).tolist() == [1 + 2 + 5 + 7, 3 + 4 + 6 + 8]
-
-
 @pytest.mark.parametrize("shape", [(6, 5, 3, 3), (300, 5, 300), (70_000, 5), (0, 5), (5, 5, 0)])
 def test_magnitude_adds_up_parts_of_a_weight(shape: tuple[int, ...]):
     weight = torch.randn(shape, dtype=torch.float64)
     others = [dim for dim in range(len(shape)) if dim != 1]
     torch.testing.assert_close(_sums(weight, 1, 2.0), weight.square().sum(others).float())
-
-
-def test_a_degree_of_zero_is_refused():
-    coupling = pattern_coupling("mlp")
-    subject = Subject(
-        coupling.program, coupling.groups[0], torch.zeros(40).long(), torch.Generator()
-    )
-    with pytest.raises(ValueError, match="p must be > 0, got 0"):
-        magnitude(subject, p=0)
 
 
 def test_the_same_seed_draws_the_same_plan_and_another_seed_another():

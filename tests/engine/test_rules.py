@@ -16,9 +16,9 @@ from worker.engine.graph.propagate import _Walk
 from worker.engine.graph.registry import RULES
 from worker.engine.graph.rules.pointwise import is_pointwise
 from worker.engine.graph.rules.refused import REASONS
+from worker.engine.graph.silence import SilencedProgram
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut_module
-from worker.engine.prune.silence import SilencedProgram
 from worker.engine.prune.verify import TOLERANCE, relative_error
 
 SEEN = Path(__file__).parents[1] / "zoo" / "operators_seen.txt"

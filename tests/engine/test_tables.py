@@ -1,12 +1,20 @@
 """The engine's tables and the API's name the same things."""
 
+import inspect
+from dataclasses import fields
 from typing import get_args
 
+from secateur.amounts import Budget, Override
 from secateur.capabilities import CRITERIA as DECLARED_CRITERIA
 from secateur.capabilities import STEPS
-from secateur.spec import Criterion, Granularity, PruneStep, Scope, Step
-from worker.engine.config import PruneConfig, StepConfig
+from secateur.criteria import Aggregation, Criterion, CriterionChoice, Normalization
+from secateur.pruning import Algorithm, Granularity, PruneStep, Schedule, Scope
+from secateur.spec import Step
+from worker.engine.config import AMOUNTS, OverrideConfig, PruneConfig, StepConfig
 from worker.engine.criteria import CRITERIA
+from worker.engine.criteria.aggregate import AGGREGATIONS
+from worker.engine.prune.rounds import SCHEDULES
+from worker.engine.prune.scoring import NORMALIZATIONS
 from worker.recipe import BUILDERS
 
 
@@ -23,10 +31,33 @@ def test_every_step_of_the_api_has_a_builder_and_a_description():
     assert len(get_args(StepConfig)) == len(steps)
 
 
+def test_criteria_are_what_the_api_says_of_them():
+    for name, declared in DECLARED_CRITERIA.items():
+        criterion = CRITERIA[name]
+        assert (criterion.weights is not None) == declared.elements
+        assert criterion.normalization == declared.normalization
+        for function in filter(None, (criterion.channels, criterion.weights)):
+            _, *options = inspect.signature(function).parameters
+            assert set(options) == set(declared.options)
+        assert set(declared.options) <= CriterionChoice.model_fields.keys()
+        assert declared.data == ("sample_count" in declared.options)
+        assert declared.labels == ("targets" in declared.options)
+
+
+def test_choices_are_the_same_on_both_sides():
+    assert {scope.value for scope in Scope} == {"local", "global"}
+    assert {each.value for each in Granularity} == {"channels", "heads", "head_dim", "layers"}
+    assert {each.value for each in Algorithm} == {"cut", "shift", "zero"}
+    assert {each.value for each in Aggregation} == AGGREGATIONS.keys()
+    assert {each.value for each in Normalization} == NORMALIZATIONS.keys()
+    assert {each.value for each in Schedule} == SCHEDULES.keys()
+    assert set(Budget.model_fields) == set(AMOUNTS)
+    amounts = {field.name for field in fields(OverrideConfig)}
+    assert set(Override.model_fields) == amounts
+
+
 def test_defaults_are_the_same_on_both_sides():
     built = BUILDERS[PruneStep](
         PruneStep.model_validate({"step": "prune", "budget": {"macs": 0.5}})
     )
-    assert built == PruneConfig(macs=0.5)
-    assert {scope.value for scope in Scope} == {"local", "global"}
-    assert {each.value for each in Granularity} == {"channels", "heads", "head_dim", "layers"}
+    assert built == PruneConfig(macs=0.5, options={"norm": "l2", "slices": "coupled"})

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,6 +15,7 @@ from worker.engine.config import (
     ApplyPlanConfig,
     FinetuneConfig,
     OnProgress,
+    Origin,
     PruneConfig,
     PruningConfig,
     RecalibrateConfig,
@@ -25,6 +26,7 @@ from worker.engine.data import Rows
 from worker.engine.errors import (
     BaselineError,
     CountsDifferError,
+    EngineError,
     NotFiniteError,
     NothingToPruneError,
     OutputsDifferError,
@@ -35,17 +37,21 @@ from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
 from worker.engine.measure.latency import Latency, latency
 from worker.engine.measure.quality import quality
+from worker.engine.measure.sparsity import sparsity
 from worker.engine.program import Program, attribute
 from worker.engine.prune.cut import cut
 from worker.engine.prune.given import given
 from worker.engine.prune.plan import Plan, decide
+from worker.engine.prune.rounds import Steps, in_rounds, origin_of
+from worker.engine.prune.shift import shifted, stand_ins
+from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
 from worker.engine.prune.verify import TOLERANCE, Exactness, relative_error, verify_cut
 from worker.engine.quantized import check_not_quantized
 from worker.engine.recovery.finetune import finetune
 from worker.engine.recovery.modes import training_calls
 from worker.engine.recovery.recalibrate import recalibrate
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
-from worker.engine.save import save_program, save_weights
+from worker.engine.save import save_program, save_sparse, save_weights
 
 FORMAT_VERSION = 1
 
@@ -68,8 +74,14 @@ def compress(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
 def make_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
     """Decide the first prune step of the recipe without doing it; writes ``plan.json``."""
     run = _Run(request, on_progress)
-    config = next(step for step in request.recipe if isinstance(step, PruneConfig))
-    return run.plan(run.load(), config, "plan.json").as_json(request.model_sha256)
+    at, config = next(
+        (at, step) for at, step in enumerate(request.recipe) if isinstance(step, PruneConfig)
+    )
+    program = run.load()
+    train = run.read(request.train, program)
+    with pointing(at):
+        decided = run.plan(program, config, "plan.json", train)
+    return decided.as_json(request.model_sha256)
 
 
 @dataclass
@@ -82,6 +94,8 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
     exactness: list[Exactness] = field(default_factory=list)
     planned: Counts | None = None
+    zeros: set[str] = field(default_factory=set)
+    origins: dict[int, Origin] = field(default_factory=dict)
 
     def compress(self) -> dict[str, Any]:
         torch.manual_seed(self.request.seed)
@@ -92,9 +106,12 @@ class _Run:
         before = self.measured(original, original, test, counts, stage="baseline")
         # A copy: what trains changes its program in place, and the original is the yardstick.
         program, after_prune = original.copy(), before
-        for number, step in enumerate(self.request.recipe):
-            program = self.do(step, number, program, train)
-            if isinstance(step, PruningConfig):
+        steps = in_rounds(self.request.recipe)
+        last = max(at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig))
+        for number, (place, step) in enumerate(steps):
+            with pointing(place):
+                program = self.do(step, number, steps, program, train)
+            if number == last:
                 assert self.planned is not None
                 after_prune = self.measured(program, original, test, self.planned, stage="pruning")
         saved, counts = self.saved(program)
@@ -139,11 +156,21 @@ class _Run:
     def read(self, path: Path | None, program: Program) -> Rows | None:
         return None if path is None else Rows.read(path, program)
 
-    def do(self, step: StepConfig, number: int, program: Program, train: Rows | None) -> Program:
+    def do(
+        self, step: StepConfig, number: int, steps: Steps, program: Program, train: Rows | None
+    ) -> Program:
         """One step of the recipe. What trains changes the program in place."""
         match step:
             case PruneConfig() | ApplyPlanConfig():
-                return self.prune(program, step, number)
+                pruning = [
+                    at for at, (_, each) in enumerate(steps) if isinstance(each, PruningConfig)
+                ]
+                name = f"plan-{pruning.index(number)}.json" if len(pruning) > 1 else "plan.json"
+                if isinstance(step, PruneConfig) and step.rounds > 1:
+                    place = steps[number][0]
+                    origin = self.origins.setdefault(place, origin_of(step, program))
+                    step = replace(step, origin=origin)
+                return self.prune(program, step, name, train)
             case RecalibrateConfig():
                 assert train is not None, "the recipe was checked before"
                 with self.stage("recovering", 1, "batches") as progress:
@@ -151,39 +178,74 @@ class _Run:
             case FinetuneConfig():
                 assert train is not None, "the recipe was checked before"
                 with self.stage("recovering", step.epochs, "epochs") as progress:
-                    finetune(program, step, train, seed=self.request.seed, on_progress=progress)
+                    finetune(
+                        program,
+                        step,
+                        train,
+                        seed=self.request.seed,
+                        on_progress=progress,
+                        sparse=self.zeros,
+                    )
         return program
 
-    def prune(self, program: Program, config: PruningConfig, number: int) -> Program:
-        several = sum(isinstance(step, PruningConfig) for step in self.request.recipe) > 1
-        decided = self.plan(program, config, f"plan-{number}.json" if several else "plan.json")
+    def prune(
+        self, program: Program, config: PruningConfig, name: str, train: Rows | None
+    ) -> Program:
+        decided = self.plan(program, config, name, train)
         with self.stage("pruning", 2, "checks") as progress:
-            pruned = cut(decided.coupling, decided.keep)
+            if isinstance(decided, SparsePlan):
+                pruned = zeroed(program, decided.masks)
+                progress(1, 2)
+                check_zeros(program, pruned, decided)
+                self.zeros |= decided.masks.keys()
+                self.planned = decided.baseline
+                return pruned
+            with program.holding(shifted(decided.coupling, decided.merges)):
+                pruned = cut(decided.coupling, decided.keep)
             progress(1, 2)
-            proof = verify_cut(decided.coupling, decided.keep, pruned, seed=self.request.seed)
+            proof = verify_cut(
+                decided.coupling,
+                decided.keep,
+                pruned,
+                seed=self.request.seed,
+                stand_ins=stand_ins(decided.coupling, decided.merges),
+            )
             self.exactness.append(proof)
         self.planned = decided.predicted
         return pruned
 
-    def plan(self, program: Program, config: PruningConfig, name: str) -> Plan:
-        with self.stage("scoring", 1, "models"):
-            decided = self.decided(program, config)
+    def plan(
+        self, program: Program, config: PruningConfig, name: str, train: Rows | None
+    ) -> Plan | SparsePlan:
+        with self.stage("scoring", 1, "models") as progress:
+            decided = self.decided(program, config, train, progress)
             self.write(name, decided.as_json(self.request.model_sha256))
-        self.warnings += decided.warnings
+        self.warnings += [each for each in decided.warnings if each not in self.warnings]
         return decided
 
-    def decided(self, program: Program, config: PruningConfig) -> Plan:
-        coupling = couple(program, exclude=config.exclude, granularity=config.granularity)
+    def decided(
+        self,
+        program: Program,
+        config: PruningConfig,
+        train: Rows | None,
+        progress: Callable[[int, int], None],
+    ) -> Plan | SparsePlan:
         seed = self.request.seed
-        if isinstance(config, PruneConfig):
-            return decide(coupling, config, seed=seed)
-        return given(coupling, config, model_sha256=self.request.model_sha256, seed=seed)
+        is_zero = isinstance(config, PruneConfig) and config.algorithm == "zero"
+        exclude = () if is_zero else config.exclude
+        coupling = couple(program, exclude=exclude, granularity=config.granularity)
+        if isinstance(config, ApplyPlanConfig):
+            return given(coupling, config, model_sha256=self.request.model_sha256, seed=seed)
+        choose = decide_zeros if is_zero else decide
+        return choose(coupling, config, seed=seed, rows=train, on_progress=progress)
 
     def saved(self, program: Program) -> tuple[Program, Counts]:
         """Save the program; give back what the file holds, proved to stand alone."""
         with self.stage("saving", 1, "files"):
             save_program(program, self.path("model.pt2"))
             save_weights(program, self.path("model.safetensors"))
+            if self.zeros:
+                save_sparse(program, self.path("model.sparse.safetensors"))
         with self.stage("verifying", 2, "checks") as progress:
             saved = Program.from_exported(load_program(self.path("model.pt2")))
             counts = count(couple(saved))
@@ -225,6 +287,7 @@ class _Run:
                 )
         return {
             "counts": counts.as_json(),
+            "sparsity": sparsity(program),
             "file_bytes": None,
             "quality": found,
             "latency": None,
@@ -262,6 +325,11 @@ class _Run:
                 "thread_count": torch.get_num_threads(),
             }
         exempt = [name for proof in self.exactness for name in proof.exempt_operators]
+        if self.zeros:
+            self.warnings.append(
+                "zero: weights that are zero keep their place, so that a dense runtime computes "
+                "with them and is no faster; model.sparse.safetensors stores them in a bit each"
+            )
         report = {
             "format_version": FORMAT_VERSION,
             "before": before,
@@ -270,7 +338,9 @@ class _Run:
             "latency": comparison,
             "verification": {
                 "is_exact": not exempt,
-                "max_relative_error": max(p.max_relative_error for p in self.exactness),
+                "max_relative_error": max(
+                    (p.max_relative_error for p in self.exactness), default=0.0
+                ),
                 "exempt_operators": exempt,
                 "counts_match": True,
                 "reload_matches": True,
@@ -298,6 +368,17 @@ class _Run:
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         self.path(name).write_text(json.dumps(document, indent=2) + "\n")
+
+
+@contextmanager
+def pointing(place: int) -> Iterator[None]:
+    """Have what is wrong inside point into the whole spec, and not into one step of it."""
+    try:
+        yield
+    except EngineError as error:
+        if error.pointer is not None:
+            error.pointer = f"/recipe/{place}{error.pointer}"
+        raise
 
 
 def _reads_parameters(program: Program) -> bool:

@@ -144,6 +144,20 @@ class Program:
             for name, tensor in originals.items():
                 set_attribute(self.module, name, tensor)
 
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Put other tensors in the place of parameters and buffers inside, and back after."""
+        before = {name: attribute(self.module, name) for name in tensors}
+        for name, tensor in tensors.items():
+            is_parameter = isinstance(before[name], torch.nn.Parameter)
+            set_attribute(self.module, name, torch.nn.Parameter(tensor) if is_parameter else tensor)
+        try:
+            yield
+        finally:
+            for name, held in before.items():
+                assert isinstance(held, Tensor)
+                set_attribute(self.module, name, held)
+
     def shape(self, node: Node) -> tuple[int, ...]:
         """The shape of a tensor node at the example inputs."""
         return tuple(self.size(size) for size in node.meta["val"].shape)

@@ -1,5 +1,6 @@
 """Write what a job delivers: programs and weights, never a pickled module."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
 from worker.engine.program import Program
+
+SPARSE_FORMAT = "secateur-sparse-1"
 
 
 def save_program(program: Program, path: Path) -> None:
@@ -25,6 +28,36 @@ def save_weights(program: Program, path: Path) -> None:
     """
     weights = {name: _plain(tensor) for name, tensor in program.module.state_dict().items()}
     save_file(weights, path)
+
+
+def save_sparse(program: Program, path: Path) -> None:
+    """Write every parameter and buffer as safetensors, zeros in a bit each.
+
+    A tensor for which that is smaller is two: ``NAME:bits``, uint8, one bit for each element in
+    order, lowest bit first, set where it is not zero; and ``NAME:values``, those elements in order.
+    The metadata has its shape under ``NAME``. All others are as in :func:`save_weights`.
+    ``secateur.load_sparse`` reads it.
+    """
+    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, str] = {"format": SPARSE_FORMAT}
+    for name, tensor in program.module.state_dict().items():
+        dense = _plain(tensor)
+        values = dense[dense != 0]
+        bits = _packed(dense.flatten() != 0)
+        if values.nbytes + bits.nbytes < dense.nbytes:
+            tensors[f"{name}:bits"], tensors[f"{name}:values"] = bits, values
+            shapes[name] = json.dumps(list(dense.shape))
+        else:
+            tensors[name] = dense
+    save_file(tensors, path, metadata=shapes)
+
+
+def _packed(flags: Tensor) -> Tensor:
+    """Eight flags in a byte, the first in its lowest bit; the last byte is filled with zeros."""
+    padded = torch.zeros(-(-len(flags) // 8) * 8, dtype=torch.uint8)
+    padded[: len(flags)] = flags
+    powers = 2 ** torch.arange(8, dtype=torch.uint8)
+    return (padded.view(-1, 8) * powers).sum(1, dtype=torch.uint8)
 
 
 def _plain(tensor: Tensor) -> Tensor:

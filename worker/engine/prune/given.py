@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from worker.engine.config import ApplyPlanConfig, GroupConfig
+from worker.engine.config import ApplyPlanConfig, GroupConfig, MergeConfig
 from worker.engine.errors import NothingToPruneError, PlanMismatchError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import ChannelGroup, Coupling
 from worker.engine.prune.plan import Plan, unmatched_warnings
+from worker.engine.prune.shift import Merge, Merges, mergeable
 
 
 def given(coupling: Coupling, config: ApplyPlanConfig, *, model_sha256: str, seed: int) -> Plan:
@@ -36,9 +37,10 @@ def given(coupling: Coupling, config: ApplyPlanConfig, *, model_sha256: str, see
             "`keep`"
         )
     _check_dimensions(coupling, keep)
+    merges = _merges(coupling, config, keep)
     warnings = tuple(unmatched_warnings(coupling))
     baseline, predicted = count(coupling), count(coupling, keep)
-    return Plan(coupling, config, seed, None, keep, baseline, predicted, warnings)
+    return Plan(coupling, config, seed, None, keep, baseline, predicted, warnings, merges)
 
 
 def _kept(coupling: Coupling, config: ApplyPlanConfig) -> Tensor:
@@ -55,6 +57,46 @@ def _kept(coupling: Coupling, config: ApplyPlanConfig) -> Tensor:
         keep[group.channels] = False
         keep[group.channels[list(asked.keep)]] = True
     return keep
+
+
+def _merges(coupling: Coupling, config: ApplyPlanConfig, keep: Tensor) -> Merges:
+    """The stand-ins of a shift, each held against what stays and what reads it."""
+    found = {}
+    groups = {group.id: group for group in coupling.groups}
+    for asked in config.groups:
+        if not asked.merges:
+            continue
+        group = groups[asked.id]
+        able = mergeable(coupling, group)
+        stays = keep[group.channels]
+        for merge in asked.merges:
+            _check_merge(group, merge, stays, able)
+        found[group.id] = tuple(
+            Merge(merge.source, merge.target, merge.scales) for merge in asked.merges
+        )
+    return found
+
+
+def _check_merge(
+    group: ChannelGroup, merge: MergeConfig, stays: Tensor, able: frozenset[str]
+) -> None:
+    where = f"channel group {group.id} ({group.name}): merge of {merge.source} into {merge.target}"
+    if wrong := [at for at in (merge.source, merge.target) if not 0 <= at < len(group)]:
+        raise PlanMismatchError(
+            f"{where}: there is no channel {wrong[0]}; the group's channels are 0 to "
+            f"{len(group) - 1}"
+        )
+    if bool(stays[merge.source]):
+        raise PlanMismatchError(
+            f"{where}: {merge.source} is in `keep`: take it out of there, or leave the merge out"
+        )
+    if not bool(stays[merge.target]):
+        raise PlanMismatchError(f"{where}: {merge.target} is not in `keep`, so nothing can read it")
+    if foreign := merge.scales.keys() - able:
+        raise PlanMismatchError(
+            f"{where}: {min(foreign)} does not read these channels; those that do are "
+            f"{', '.join(sorted(able)) or 'none'}"
+        )
 
 
 def _known(coupling: Coupling) -> str:

@@ -1,7 +1,7 @@
 """Plain supervised training."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ def finetune(
     *,
     seed: int,
     on_progress: Callable[[int, int], None],
+    sparse: Collection[str] = (),
 ) -> None:
     """Train every parameter with AdamW and a cosine schedule without restarts.
 
@@ -30,6 +31,7 @@ def finetune(
         rows: Inputs and targets.
         seed: Orders the rows and draws dropout.
         on_progress: Told epochs done, of how many.
+        sparse: Names of the parameters whose zeros stay zero.
 
     Raises:
         DataMismatchError: No targets, targets that do not fit the output, or too few rows for a
@@ -52,6 +54,7 @@ def finetune(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
     )
+    zeros = [(p, p == 0) for name in sparse for p in [program.module.get_parameter(name)]]
     with training(program.module), torch.enable_grad():
         for epoch in range(config.epochs):
             order = shuffle.permutation(len(rows))[: batches * size]
@@ -71,6 +74,9 @@ def finetune(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+                with torch.no_grad():
+                    for parameter, zero in zeros:
+                        parameter.masked_fill_(zero, 0.0)
                 schedule.step()
             on_progress(epoch + 1, config.epochs)
     check_statistics(program)

@@ -1,0 +1,246 @@
+"""Choose what stays: from scores and an amount to channels."""
+
+from fnmatch import fnmatchcase
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from worker.engine.config import AMOUNTS, OverrideConfig, PruneConfig
+from worker.engine.errors import PairError, TargetUnreachableError
+from worker.engine.graph.counts import Counts, count, count_macs
+from worker.engine.graph.coupling import ChannelGroup, Coupling
+
+# Every dimension keeps this share of its channels in a global ranking: a layer with almost nothing
+# left is a bottleneck that no other layer makes up for.
+_FLOOR = 0.1
+# How far below a budget a plan may end, as a fraction of the original, before it says so.
+_TOLERANCE = 0.01
+
+# How many channels are tried for the room that a budget leaves.
+_TRIES = 64
+
+COUNTED = {"parameters": "parameters", "macs": "macs", "bytes": "size_bytes"}
+"""The amounts that are fractions of a count, and the field of the count."""
+
+
+def override_of(group: ChannelGroup, config: PruneConfig) -> OverrideConfig | None:
+    """The first override that matches a parameter of a group."""
+    for override in config.overrides:
+        if any(fnmatchcase(member.parameter, override.match) for member in group.members):
+            return override
+    return None
+
+
+class Choice:
+    """A family of plans that remove more and more, and the first of it that is asked for."""
+
+    def __init__(self, coupling: Coupling, scores: tuple[Tensor, ...], config: PruneConfig) -> None:
+        self.coupling = coupling
+        self.scores = scores
+        self.config = config
+        self.warnings: list[str] = []
+        self.is_local = config.scope == "local"
+        self._floor = _FLOOR if config.floor is None and not self.is_local else config.floor or 0.0
+        # Within a group, the least important first: position 0 goes before position 1.
+        self.ranks = [score.argsort(stable=True).argsort() for score in scores]
+        every = torch.cat([group.channels for group in coupling.groups])
+        ranked = every[torch.cat(scores).argsort(stable=True)]
+        self.position = torch.zeros(coupling.channel_count, dtype=torch.int64)
+        self.position[ranked] = torch.arange(len(ranked))
+        overrides = [override_of(group, config) for group in coupling.groups]
+        self._free = [at for at, override in enumerate(overrides) if override is None]
+        self._base = coupling.everything()
+        for at, override in enumerate(overrides):
+            if override is not None:
+                self._base[coupling.groups[at].channels] = self._overridden(at, override)
+        is_free = torch.zeros(coupling.channel_count, dtype=torch.bool)
+        for at in self._free:
+            is_free[coupling.groups[at].channels] = True
+        self.order = ranked[is_free[ranked]]
+
+    def made(self, baseline: Counts) -> Tensor:
+        """What stays: bool, ``(channel_count + 1,)``.
+
+        Raises:
+            TargetUnreachableError: The budget cannot be met with every dimension at its floor.
+        """
+        if self.config.amount is None:
+            return self._rounded(self._base.clone())
+        kind, value = self.config.amount
+        if kind in COUNTED:
+            return self._within(kind, value, baseline)
+        start, end = self.config.progress
+        way = (end - start) / (1 - start)
+        if kind == "channel_ratio":
+            return self._removing(self._share(value))
+        if kind == "keep":
+            return self._keeping(int(value), way)
+        return self._above(value, way)
+
+    def _share(self, ratio: float) -> float:
+        """Which share of the channels that there are now goes in this round."""
+        start, end = self.config.progress
+        now = len(self.order)
+        origin = self.config.origin
+        whole = now / (1 - ratio * start) if origin is None else origin.channels
+        return min(max(1 - whole * (1 - ratio * end) / max(now, 1), 0.0), 1.0)
+
+    def _overridden(self, at: int, override: OverrideConfig) -> Tensor:
+        """Which channels of a group stay, by its own amount: bool, ``(channels,)``."""
+        group, rank = self.coupling.groups[at], self.ranks[at]
+        size = len(group)
+        start, end = self.config.progress
+        way = (end - start) / (1 - start)
+        if override.pairs:
+            stays = torch.ones(size, dtype=torch.bool)
+            stays[[source for source, _ in self._checked(group, override)]] = False
+            return stays
+        if override.channel_ratio is not None:
+            ratio = override.channel_ratio
+            return rank >= round(size * (1 - (1 - ratio * end) / (1 - ratio * start)))
+        if override.keep is not None:
+            return rank >= round((size - override.keep) * way)
+        assert override.threshold is not None, "exactly one amount is given"
+        return self._not_below(at, override.threshold, way)
+
+    def _checked(
+        self, group: ChannelGroup, override: OverrideConfig
+    ) -> tuple[tuple[int, int], ...]:
+        for number, pair in enumerate(override.pairs):
+            for end, channel in enumerate(pair):
+                if channel >= len(group):
+                    at = self.config.overrides.index(override)
+                    raise PairError(
+                        f"pair {list(pair)}: channel group {group.id} ({group.name}) has channels "
+                        f"0 to {len(group) - 1}, and no {channel}",
+                        pointer=f"/overrides/{at}/pairs/{number}/{end}",
+                    )
+        return override.pairs
+
+    def _not_below(self, at: int, threshold: float, way: float) -> Tensor:
+        below = int((self.scores[at] < threshold).sum())
+        return self.ranks[at] >= round(below * way)
+
+    def _above(self, threshold: float, way: float) -> Tensor:
+        keep = self._base.clone()
+        for at in self._free:
+            keep[self.coupling.groups[at].channels] = self._not_below(at, threshold, way)
+        return self._rounded(keep)
+
+    def _keeping(self, number: int, way: float) -> Tensor:
+        if not self.is_local:
+            surplus = max(len(self.order) - number, 0)
+            return self._first_gone(round(surplus * way))
+        keep = self._base.clone()
+        for at in self._free:
+            group = self.coupling.groups[at]
+            surplus = max(len(group) - number, 0)
+            keep[group.channels] = self.ranks[at] >= round(surplus * way)
+        return self._rounded(keep)
+
+    def _removing(self, share: float) -> Tensor:
+        """The plan that removes this share of the channels, in [0, 1]."""
+        if not self.is_local:
+            return self._first_gone(round(share * len(self.order)))
+        keep = self._base.clone()
+        for at in self._free:
+            group = self.coupling.groups[at]
+            keep[group.channels] = self.ranks[at] >= round(share * len(group))
+        return self._rounded(keep)
+
+    def _first_gone(self, number: int) -> Tensor:
+        keep = self._base.clone()
+        keep[self.order[:number]] = False
+        return self._rounded(keep)
+
+    def _within(self, kind: str, fraction: float, baseline: Counts) -> Tensor:
+        """The plan that removes least and keeps at most a fraction of the original."""
+        original = self.config.origin or baseline
+        of = int(getattr(original, COUNTED[kind]))
+        now = int(getattr(baseline, COUNTED[kind]))
+        start, end = self.config.progress
+        limit = now + (fraction * of - now) * (end - start) / (1 - start)
+        steps = len(self.order)
+        reached = self._count(kind, self._removing(1.0))
+        if reached > limit:
+            raise TargetUnreachableError(
+                f"{kind}: at most {fraction:g} of the original was asked for; with every "
+                f"dimension at its floor {reached / of:.3f} remain; ask for more than that, "
+                "exclude less, or use a lower floor or a smaller channel_multiple",
+                pointer=f"/budget/{kind}",
+            )
+        low, high = 0, steps
+        while low < high:
+            middle = (low + high) // 2
+            if self._count(kind, self._removing(middle / steps)) <= limit:
+                high = middle
+            else:
+                low = middle + 1
+        keep = self._removing(high / steps) if steps else self._removing(1.0)
+        keep = self._filled(kind, keep, limit, _TOLERANCE * of)
+        left = self._count(kind, keep)
+        if (limit - left) / of > _TOLERANCE:
+            self.warnings.append(
+                f"{kind}: {limit / of:.3g} of the original was asked for and {left / of:.3f} "
+                "remain, as the next larger plan would exceed the budget"
+            )
+        return keep
+
+    def _filled(self, kind: str, keep: Tensor, limit: float, enough: float) -> Tensor:
+        """Give channels back that the budget has room for, the most important first.
+
+        Where the next in the ranking is a large one, others that are smaller still fit.
+        """
+        if self.is_local or self.config.channel_multiple > 1:
+            return keep
+        gone = self.order[~keep[self.order]].flip(0)[:_TRIES]
+        for channel in gone.tolist():
+            if limit - self._count(kind, keep) <= enough:
+                break
+            more = keep.clone()
+            more[channel] = True
+            if self._count(kind, more) <= limit:
+                keep = more
+        return keep
+
+    def _count(self, kind: str, keep: Tensor) -> int:
+        if kind == "macs":
+            return count_macs(self.coupling, keep)
+        return int(getattr(count(self.coupling, keep), COUNTED[kind]))
+
+    def _rounded(self, keep: Tensor) -> Tensor:
+        """Give every dimension its best channels back, up to its floor and its multiple."""
+        multiple = self.config.channel_multiple
+        every_block = [torch.arange(len(self.coupling.blocks))] if self.coupling.blocks else []
+        for channels in (*self.coupling.sets, *every_block):
+            size = len(channels)
+            floor = self._floor if self._is_free(channels) else 0.0
+            wanted = max(int(keep[channels].sum()), ceil(floor * size), 1)
+            wanted = min(ceil(wanted / multiple) * multiple, size)
+            gone = channels[~keep[channels]]
+            best = gone[self.position[gone].argsort(descending=True)]
+            keep[best[: wanted - (size - len(gone))]] = True
+        return keep
+
+    def _is_free(self, channels: Tensor) -> bool:
+        """Whether the budget decides on any of these; what an override says has no floor."""
+        if len(self._free) == len(self.coupling.groups):
+            return True
+        return bool(torch.isin(channels, self.order).any())
+
+
+def unmatched_overrides(coupling: Coupling, config: PruneConfig) -> list[str]:
+    """A word on each override that no group gets."""
+    used = {id(override_of(group, config)) for group in coupling.groups}
+    return [
+        f"overrides: {override.match!r} is the first match of no channel group, so it changes "
+        "nothing"
+        for override in config.overrides
+        if id(override) not in used
+    ]
+
+
+def amounts_in(config: PruneConfig) -> dict[str, float]:
+    """The budget as a spec says it: one amount, or none."""
+    return {name: getattr(config, name) for name in AMOUNTS if getattr(config, name) is not None}
