@@ -11,6 +11,7 @@ from secateur.errors import (
     PlanMismatch,
     ProblemError,
     SecateurError,
+    SparseFileInvalid,
     UnexpectedAnswer,
     WaitTimeout,
 )
@@ -19,6 +20,7 @@ from secateur.jobs import Artifact, Job, JobKind, JobState, JobSummary, Progress
 from secateur.models import Dataset, Model
 from secateur.plan import Plan
 from secateur.report import Report
+from secateur.sparse import load_sparse
 from secateur.spec import JobSpec, PlanSpec
 from secateur.transport import Retries
 
@@ -50,9 +52,11 @@ __all__ = [
     "Report",
     "Retries",
     "SecateurError",
+    "SparseFileInvalid",
     "Stage",
     "UnexpectedAnswer",
     "WaitTimeout",
     "__version__",
     "apply_plan",
+    "load_sparse",
 ]

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from secateur.errors import PlanMismatch
 from secateur.layers import Layer, LayerRefused, flatten_recurrent, is_of_torch, rule_of
-from secateur.plan import PLAN_FORMAT_VERSION, ChannelGroup, Plan, WrittenSize
-from secateur.spec import Granularity
+from secateur.plan import PLAN_FORMAT_VERSION, ChannelGroup, Member, Plan, WrittenSize
+from secateur.pruning import Granularity
 
 _SHOWN = 20
 """How many problems of one kind an error lists."""
@@ -56,6 +56,9 @@ def apply_plan(module: Any, plan: Plan | Mapping[str, Any] | str | os.PathLike[s
     cuts = _cuts(document)
     tensors = _Tensors.of(module, cuts)
     changes, notes = _attributes(module, tensors, document)
+    merges = _merges(tensors, document)
+    for merge in merges:
+        merge.add()
     tensors.cut()
     for change in changes:
         setattr(change.module, change.name, change.value)
@@ -144,6 +147,71 @@ def _members(group: ChannelGroup) -> Iterator[tuple[str, int, _Cut]]:
             yield member.parameter, member.dim, _Cut(len(channels), stay)
 
 
+# What a shift adds to the weights that stay.
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """Indices of a weight's dimension that are added, scaled, to others of it."""
+
+    tensor: Any
+    dim: int
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    scales: tuple[float, ...]
+
+    def add(self) -> None:
+        weight = self.tensor.detach().double()
+        lines = weight.movedim(self.dim, 0)
+        scales = lines.new_tensor(self.scales).reshape(-1, *[1] * (lines.dim() - 1))
+        added = lines[list(self.sources)] * scales
+        lines = lines.index_add(0, lines.new_tensor(self.targets).long(), added)
+        self.tensor.data = lines.movedim(0, self.dim).to(self.tensor.dtype).contiguous()
+
+
+def _merges(tensors: "_Tensors", plan: Plan) -> list[_Merged]:
+    """What the plan's stand-ins take over, weight by weight."""
+    problems: list[str] = []
+    found: list[_Merged] = []
+    for group in plan.channel_groups:
+        kept = set(group.keep)
+        wrong = [m for m in group.merges if m.source in kept or m.target not in kept]
+        problems += [
+            f"{group.id} ({group.name}): channel {m.source} is merged into {m.target}, of which "
+            "`keep` must have the second alone: edit the merge too, or leave it out"
+            for m in wrong[:1]
+        ]
+        for name in () if wrong else sorted({n for merge in group.merges for n in merge.scales}):
+            members = [member for member in group.members if member.parameter == name]
+            if len(members) == 1 and name in tensors.named:
+                found.append(_merged(tensors.named[name], group, members[0]))
+            else:
+                problems.append(
+                    f"{group.id} ({group.name}): its merges scale {name}, which reads none of its "
+                    "channels, or makes them too: use the downloaded program"
+                )
+    if problems:
+        raise PlanMismatch(*problems)
+    return found
+
+
+def _merged(tensor: Any, group: ChannelGroup, member: Member) -> _Merged:
+    channels = member.channels or range(group.channel_count)
+    places: dict[int, list[int]] = {}
+    for at, channel in enumerate(channels):
+        places.setdefault(channel, []).append(at)
+    moves = [
+        (source, target, merge.scales[member.parameter])
+        for merge in group.merges
+        if member.parameter in merge.scales
+        for source, target in zip(
+            places.get(merge.source, ()), places.get(merge.target, ()), strict=False
+        )
+    ]
+    sources, targets, scales = zip(*moves, strict=True) if moves else ((), (), ())
+    return _Merged(tensor, member.dim, sources, targets, scales)
+
+
 # The tensors of the module.
 
 
@@ -152,6 +220,7 @@ class _Tensors:
     """A module's tensors that get smaller, each once, as a tied weight is."""
 
     modules: dict[str, Any]
+    named: dict[str, Any]
     tensors: dict[int, Any]
     kept: dict[int, dict[int, Kept]]
     trained: frozenset[int]
@@ -171,6 +240,7 @@ class _Tensors:
                 )
         return cls(
             modules=dict(module.named_modules(remove_duplicate=False)),
+            named=named,
             tensors={id(named[name]): named[name] for name in cuts},
             kept=kept,
             trained=frozenset(id(each) for each in parameters.values()),

@@ -11,19 +11,33 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from secateur.amounts import Budget
 from secateur.client import Client
+from secateur.criteria import Aggregation, Criterion, Normalization
 from secateur.errors import SecateurError
 from secateur.jobs import Job, JobState
 from secateur.plan import Plan
 from secateur.progress import ProgressLine
+from secateur.pruning import Algorithm, Granularity, Schedule, Scope
 from secateur.report import Report
-from secateur.spec import Criterion, Granularity, Scope
 from secateur.table import aligned, plan_table, report_table
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: as asked; the service or the job said no; a wrong command line; Ctrl-C."""
 
-_PRUNE_OPTIONS = ("criterion", "scope", "granularity", "exclude", "channel_multiple")
+_PRUNE_OPTIONS = (
+    "algorithm",
+    "scope",
+    "granularity",
+    "exclude",
+    "channel_multiple",
+    "pattern",
+    "floor",
+    "aggregation",
+    "normalization",
+    "rounds",
+    "schedule",
+)
 """How to prune, besides how much: named as in the spec."""
 
 
@@ -83,6 +97,7 @@ def plan(client: Client, options: argparse.Namespace) -> None:
         spec = {
             "model_id": _uploaded_model(client, options.model, line),
             "prune": _prune_step(options),
+            "data": _uploaded_data(client, options, line),
             "seed": options.seed,
             "label": options.label,
         }
@@ -137,8 +152,8 @@ def _uploaded_data(
 ) -> dict[str, str]:
     return {
         use: client.upload_dataset(path, on_bytes=partial(line.bytes, f"{use} data")).id
-        for use, path in (("train", options.train), ("test", options.test))
-        if path is not None
+        for use in ("train", "test")
+        if (path := getattr(options, use, None)) is not None
     }
 
 
@@ -161,17 +176,19 @@ def _recipe(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _prune_step(options: argparse.Namespace) -> dict[str, Any]:
-    budget = {"macs": options.macs, "channel_ratio": options.channel_ratio}
-    return {
-        "step": "prune",
-        "budget": {name: value for name, value in budget.items() if value is not None},
-        **_chosen(options),
-    }
+    budget = {name: getattr(options, name) for name in Budget.model_fields}
+    given = {name: value for name, value in budget.items() if value is not None}
+    return {"step": "prune", **({"budget": given} if given else {}), **_chosen(options)}
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line says of how to prune; the spec has a default for the rest."""
     chosen = {name: getattr(options, name) for name in _PRUNE_OPTIONS}
+    if options.option:
+        name = options.criterion or Criterion.MAGNITUDE.value
+        chosen["criterion"] = {"name": name, **dict(options.option)}
+    else:
+        chosen["criterion"] = options.criterion
     return {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -280,6 +297,7 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Upload a model and show what pruning it would remove; change nothing.",
     )
     _add_prune_options(command)
+    command.add_argument("--train", type=_file, metavar="NPZ", help="for criteria that need data")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
     command.set_defaults(run=plan)
 
@@ -291,20 +309,40 @@ def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.set_defaults(run=jobs)
 
 
+_BUDGETS: tuple[tuple[str, type, str, str], ...] = (
+    ("macs", float, "FRACTION", "multiply-accumulates that may remain"),
+    ("parameters", float, "FRACTION", "parameters that may remain"),
+    ("bytes", float, "FRACTION", "weight bytes that may remain"),
+    ("channel-ratio", float, "FRACTION", "channels to remove"),
+    ("keep", int, "N", "channels that stay: of each group with --scope local, else of the model"),
+    ("threshold", float, "IMPORTANCE", "importance below which channels go"),
+    ("sparsity", float, "FRACTION", "with --algorithm zero: weights that become zero"),
+)
+
+
 def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
     """Add the options of a prune step; give the group of which one has to be chosen."""
     command.add_argument("model", type=_file, metavar="MODEL", help="a .pt2 file")
     budget = command.add_mutually_exclusive_group(required=True)
-    budget.add_argument(
-        "--macs", type=float, metavar="FRACTION", help="multiply-accumulates that may remain"
-    )
-    budget.add_argument(
-        "--channel-ratio", type=float, metavar="FRACTION", help="channels to remove"
+    for name, kind, metavar, what in _BUDGETS:
+        budget.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
+    budget.add_argument("--pattern", help="with --algorithm zero: N:M, such as 2:4, or AxB")
+    command.add_argument(
+        "--algorithm",
+        choices=[each.value for each in Algorithm],
+        help=f"what becomes of what is chosen (default: {Algorithm.CUT})",
     )
     command.add_argument(
         "--criterion",
         choices=[each.value for each in Criterion],
         help=f"how channels are scored (default: {Criterion.MAGNITUDE})",
+    )
+    command.add_argument(
+        "--option",
+        action="append",
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="an option of the criterion, such as norm=l1 or targets=outputs; may be repeated",
     )
     command.add_argument(
         "--scope",
@@ -325,9 +363,23 @@ def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyE
     command.add_argument(
         "--channel-multiple", type=int, metavar="N", help="keep channels in multiples of this"
     )
+    command.add_argument(
+        "--floor", type=float, metavar="FRACTION", help="what stays of every dimension"
+    )
+    command.add_argument("--aggregation", choices=[each.value for each in Aggregation])
+    command.add_argument("--normalization", choices=[each.value for each in Normalization])
+    command.add_argument("--rounds", type=int, metavar="N", help="prune in this many rounds")
+    command.add_argument("--schedule", choices=[each.value for each in Schedule])
     command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     command.add_argument("--label", help="yours, for finding the job again")
     return budget
+
+
+def _assignment(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
+    return name, int(value) if value.isdecimal() else value
 
 
 def _document(text: str) -> Any:

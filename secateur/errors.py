@@ -10,6 +10,7 @@
   x WaitTimeout         the job had not ended when the time was over
   x DownloadCorrupt     what arrived is not what the service announced
   x PlanMismatch        a plan cannot be applied to this module
+  x SparseFileInvalid   a file of sparse weights is none, or damaged
 """
 
 from pathlib import Path
@@ -105,3 +106,7 @@ class PlanMismatch(SecateurError):
     def __init__(self, *problems: str) -> None:
         self.problems = problems
         super().__init__("the plan cannot be applied: " + "; ".join(problems))
+
+
+class SparseFileInvalid(SecateurError):
+    """A file is no `model.sparse.safetensors`, or not a whole one."""

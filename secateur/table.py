@@ -1,6 +1,7 @@
 """A report as a table: before, after pruning, after recovery, side by side."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 from secateur.plan import Plan
 from secateur.report import Measurement, Report
@@ -29,6 +30,10 @@ def plan_table(plan: Plan) -> str:
     for name, field in (("parameters", "parameters"), ("MACs", "macs"), ("bytes", "size_bytes")):
         before, after = getattr(plan.baseline, field), getattr(plan.predicted, field)
         rows.append((name, f"{before:,}", f"{after:,}", _ratio(before, after)))
+    for weight in plan.sparse:
+        size = prod(weight.shape)
+        left = size - weight.zero_count
+        rows.append((weight.parameter, f"{size:,}", f"{left:,}", _ratio(size, left)))
     for group in plan.channel_groups:
         before, after = group.channel_count, len(group.keep)
         rows.append((group.name, f"{before:,}", f"{after:,}", _ratio(before, after)))
@@ -85,6 +90,7 @@ _LINES: tuple[tuple[str, _Cell, Callable[[float], str], Callable[[float, float],
     ("parameters", lambda m: m.counts.parameters, _count, _ratio),
     ("MACs", lambda m: m.counts.macs, _count, _ratio),
     ("weight bytes", lambda m: m.counts.size_bytes, _count, _ratio),
+    ("zeros", lambda m: m.sparsity or None, _percent, _nothing),
     ("file bytes", lambda m: m.file_bytes, _count, _ratio),
     ("accuracy", lambda m: m.quality.accuracy if m.quality else None, _percent, _points),
     ("loss", lambda m: m.quality.loss if m.quality else None, _number, _nothing),

@@ -615,7 +615,7 @@ def test_a_document_that_is_no_plan_is_refused():
     plan = document(coupling)
     del plan["channel_groups"][0]["members"]
     assert "channel_groups.0.members: Field required" in str(refused(module, plan))
-    assert "format_version is 1, 2 is needed" in str(refused(module, plan | document_of(1)))
+    assert "format_version is 1, 3 is needed" in str(refused(module, plan | document_of(1)))
 
 
 def document_of(version: int) -> dict:

@@ -69,7 +69,7 @@ def test_wrong_command_lines_say_what_is_right(here: None, model_path, capsys) -
     misused("compress", "nowhere.pt2", "--macs", "0.5")
     assert "there is no file 'nowhere.pt2'" in capsys.readouterr().err
     misused("compress", model_path)
-    assert "--macs --channel-ratio --plan" in capsys.readouterr().err
+    assert "--macs --parameters --bytes --channel-ratio" in capsys.readouterr().err
     misused("compress", model_path, "--macs", "0.5", "--finetune", "2")
     assert "give --train" in capsys.readouterr().err
     misused()

@@ -164,6 +164,7 @@ def test_a_plan_is_sent_back_without_what_is_not_read(client: Client, model_id: 
                 "name": "a",
                 "granularity": "channels",
                 "channel_names": None,
+                "merges": [],
                 "members": [],
             }
         ],

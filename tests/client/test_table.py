@@ -24,6 +24,7 @@ def measurement(parameters: int, accuracy: float | None, p50_ms: float | None = 
     }
     return {
         "counts": {"parameters": parameters, "macs": 10 * parameters, "size_bytes": 4},
+        "sparsity": 0.0,
         "file_bytes": None,
         "quality": None if accuracy is None else quality,
         "latency": None if p50_ms is None else {"p50_ms": p50_ms, "p95_ms": p50_ms},
@@ -95,6 +96,7 @@ def test_a_plan_shows_every_group() -> None:
         "channel_names": None,
         "keep": [0, 2, 3],
         "importance": [1.0, 0.5, 1.0, 1.0],
+        "merges": [],
         "members": [],
     }
     shown = plan_table(Plan.model_validate({**plan([]), "channel_groups": [group]}))

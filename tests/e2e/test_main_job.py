@@ -256,7 +256,7 @@ def test_a_plan_is_edited_and_applied_by_the_service_and_at_home(
 def test_a_plan_that_does_not_fit_fails_with_the_value(client: Client, files: Path) -> None:
     model = client.upload_model(files / "cnn.pt2")
     group = {"id": "g0", "keep": [16]}
-    plan = {"format_version": 2, "model_sha256": model.sha256, "channel_groups": [group]}
+    plan = {"format_version": 3, "model_sha256": model.sha256, "channel_groups": [group]}
     spec = {"model_id": model.id, "recipe": [{"step": "apply_plan", "plan": plan}]}
     with pytest.raises(JobFailed, match=r"names channel 16; .* 0 to 15") as caught:
         client.wait(client.create_job(spec))
