@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from secateur.safety import Safety
 from secateur.spec import ApplyPlanStep, FinetuneStep, PruneStep, RecalibrateStep, Step
 from worker.engine.config import (
     ApplyPlanConfig,
@@ -15,6 +16,7 @@ from worker.engine.config import (
     Request,
     StepConfig,
 )
+from worker.engine.safety import SafetyConfig
 from worker.order import Order
 
 
@@ -78,7 +80,14 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
             batch_size=spec.evaluation.batch_size,
             latency_batch_size=spec.evaluation.latency_batch_size,
             latency_rounds=spec.evaluation.latency_rounds,
+            noise_std=spec.evaluation.noise_std,
+            fgsm_epsilon=spec.evaluation.fgsm_epsilon,
         ),
+        safety=_promises(spec.safety),
         seed=spec.seed,
         device=device,
     )
+
+
+def _promises(safety: Safety | None) -> SafetyConfig | None:
+    return None if safety is None else SafetyConfig(**safety.max_drop.given)
