@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from secateur.amounts import Budget
 from secateur.client import Client
 from secateur.criteria import Aggregation, Criterion, Normalization
-from secateur.errors import SecateurError
+from secateur.errors import JobFailed, SecateurError
 from secateur.jobs import Job, JobState
 from secateur.plan import Plan
 from secateur.progress import ProgressLine
 from secateur.pruning import Algorithm, Granularity, Schedule, Scope
-from secateur.report import Report
+from secateur.safety import MaxDrop
 from secateur.table import aligned, plan_table, report_table
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -77,17 +77,29 @@ def compress(client: Client, options: argparse.Namespace) -> None:
             "model_id": _uploaded_model(client, options.model, line),
             "recipe": _recipe(options),
             "data": _uploaded_data(client, options, line),
-            "evaluation": {"latency_rounds": options.latency_rounds},
+            "evaluation": _evaluation(options),
+            "safety": {"max_drop": dict(options.max_drop)} if options.max_drop else None,
             "seed": options.seed,
             "label": options.label,
             "run_timeout_s": options.run_timeout,
         }
-        job = _followed(client, client.create_job(spec), line)
-        made = client.download_all(job, folder)
-    result = client.result(job)
-    assert isinstance(result, Report)
-    print(report_table(result), end="")
-    _warn(result.warnings)
+        job = client.create_job(spec)
+        try:
+            job = _followed(client, job, line)
+        except JobFailed as failed:
+            if failed.failure.code.has_result:
+                line.clear()
+                _fetch(client, failed.job, folder)
+            raise
+    _fetch(client, job, folder)
+
+
+def _fetch(client: Client, job: Job, folder: Path) -> None:
+    """Download what a job made, and show what it measured."""
+    made = client.download_all(job, folder)
+    report = client.report(job)
+    print(report_table(report), end="")
+    _warn(report.warnings)
     print(f"\n{job.id}: {', '.join(path.name for path in made)} in {folder}")
 
 
@@ -154,6 +166,14 @@ def _uploaded_data(
         use: client.upload_dataset(path, on_bytes=partial(line.bytes, f"{use} data")).id
         for use in ("train", "test")
         if (path := getattr(options, use, None)) is not None
+    }
+
+
+def _evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "latency_rounds": options.latency_rounds,
+        "noise_std": options.noise_std,
+        "fgsm_epsilon": options.fgsm_epsilon,
     }
 
 
@@ -263,6 +283,7 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         default=50,
         help="timed calls of each model; 0 for none (default: %(default)s)",
     )
+    _add_safety_options(command)
     command.add_argument(
         "--run-timeout",
         type=int,
@@ -274,6 +295,30 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compressed)"
     )
     command.set_defaults(run=_checked_compress)
+
+
+def _add_safety_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--noise-std",
+        type=float,
+        metavar="STD",
+        help="measure with noise of this standard deviation on the inputs, too",
+    )
+    command.add_argument(
+        "--fgsm-epsilon",
+        type=float,
+        metavar="EPSILON",
+        help="measure under a gradient attack that moves each input value by this much, too",
+    )
+    command.add_argument(
+        "--max-drop",
+        action="append",
+        type=_promise,
+        default=[],
+        metavar="MEASURE=DROP",
+        help="deliver no model that loses more, such as accuracy=0.01 for one point; may be "
+        f"repeated; measures: {', '.join(MaxDrop.model_fields)}",
+    )
 
 
 def _checked_compress(client: Client, options: argparse.Namespace) -> None:
@@ -387,6 +432,19 @@ def _document(text: str) -> Any:
         return json.loads(_file(text).read_bytes())
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+
+
+def _promise(text: str) -> tuple[str, float]:
+    name, _, drop = text.partition("=")
+    if name not in MaxDrop.model_fields:
+        known = ", ".join(MaxDrop.model_fields)
+        raise argparse.ArgumentTypeError(f"{name!r} is no measure; there are {known}")
+    try:
+        return name, float(drop)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} says no drop: write {name}=0.01 for a hundredth"
+        ) from error
 
 
 def _file(text: str) -> Path:

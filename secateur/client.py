@@ -220,14 +220,14 @@ class Client:
         self._delete(f"/v1/jobs/{_id(job)}")
 
     def result(self, job: Job | str) -> Report | Plan:
-        """What a succeeded job measured; for a dry run, its plan."""
+        """What a job measured; for a dry run, its plan."""
         if isinstance(job, str):
             job = self.job(job)
         kind: type[Report | Plan] = Plan if job.kind is JobKind.PLAN else Report
         return self._get(kind, f"/v1/jobs/{job.id}/result")
 
     def report(self, job: Job | str) -> Report:
-        """What a succeeded job measured."""
+        """What a job measured that succeeded, or that failed as it broke a promise."""
         return self._get(Report, f"/v1/jobs/{_id(job)}/result")
 
     def plan(self, job: Job | str) -> Plan:

@@ -26,6 +26,7 @@ class FailureCode(StrEnum):
     FINETUNE_DIVERGED = "finetune.diverged"
     VERIFY_OUTPUTS_DIFFER = "verify.outputs_differ"
     VERIFY_COUNTS_DIFFER = "verify.counts_differ"
+    SAFETY_PROMISE_BROKEN = "safety.promise_broken"
     RESOURCE_OUT_OF_MEMORY = "resource.out_of_memory"
     RESOURCE_TIME_LIMIT = "resource.time_limit"
     RESOURCE_WORKER_LOST = "resource.worker_lost"
@@ -35,6 +36,11 @@ class FailureCode(StrEnum):
     def is_retryable(self) -> bool:
         """Whether the same job may succeed when tried again, elsewhere or with more room."""
         return self in _RETRYABLE
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a job that ends so has a result and artifacts all the same, but no model."""
+        return self is FailureCode.SAFETY_PROMISE_BROKEN
 
 
 _RETRYABLE = frozenset(

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from secateur.plan import Counts
+from secateur.safety import SafetyReport
 from secateur.schema import Output
 
 
@@ -14,6 +15,21 @@ class Quality(Output):
     row_count: int
     accuracy: float | None = Field(
         description="Fraction right; null where targets are not classes."
+    )
+    top5_accuracy: float | None = Field(
+        description="Fraction with the right class among the five most likely; null for fewer than "
+        "6 classes, or none."
+    )
+    class_accuracy: list[float | None] | None = Field(
+        description="Fraction right of the rows of each class, null for a class without rows; null "
+        "as a whole without classes, or with more than 32768."
+    )
+    noise_accuracy: float | None = Field(
+        description="Fraction right with noise on the inputs; null unless `noise_std` was given."
+    )
+    fgsm_accuracy: float | None = Field(
+        description="Fraction right under the model's own gradient attack; null unless "
+        "`fgsm_epsilon` was given."
     )
     loss: float | None = Field(
         description="Mean cross-entropy (class targets) or mean squared error (float targets)."
@@ -79,6 +95,7 @@ class Report(Output):
     after_prune: Measurement
     after_recovery: Measurement
     latency: LatencyComparison | None
+    safety: SafetyReport | None = Field(description="Null where nothing was promised.")
     verification: Verification
     stage_seconds: dict[str, float]
     warnings: list[str]

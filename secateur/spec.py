@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from secateur.pruning import Exclude, Granularity, PruneStep
 from secateur.recovery import FinetuneStep, RecalibrateStep
+from secateur.safety import Safety, check_measured
 from secateur.schema import Input
 
 SPEC_VERSION = 1
@@ -175,6 +176,22 @@ class Evaluation(Input):
         le=10_000,
         description="Timed rounds; each runs both models once, interleaved. 0 measures no latency.",
     )
+    noise_std: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Measure accuracy with seeded Gaussian noise of this standard deviation added "
+        "to the floating-point inputs, in their own unit.",
+        examples=[0.1],
+    )
+    fgsm_epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Measure accuracy under the one-step gradient attack (FGSM) that moves each "
+        "value of the first floating-point input by this much, in its own unit.",
+        examples=[0.03],
+    )
 
 
 class JobSpec(Input):
@@ -185,6 +202,9 @@ class JobSpec(Input):
     recipe: tuple[Step, ...] = Field(min_length=1, max_length=100)
     data: Data = Field(default_factory=Data)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    safety: Safety | None = Field(
+        default=None, description="Promises: a job that breaks one fails, and keeps its report."
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Same seed, same result on a CPU.")
     label: Label | None = Field(default=None, description="Yours, for finding jobs.")
     run_timeout_s: int = Field(
@@ -207,6 +227,13 @@ class JobSpec(Input):
                 "recipe: at least one step must be 'prune' or 'apply_plan', or nothing is "
                 "compressed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _promises_are_measured(self) -> Self:
+        if self.safety is not None:
+            given = (name for name, value in self.evaluation if value is not None)
+            check_measured(self.safety, frozenset(given))
         return self
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from secateur.plan import Plan
-from secateur.report import Measurement, Report
+from secateur.report import Measurement, Quality, Report
 
 _MISSING = "-"
 _Cell = Callable[[Measurement], float | None]
+_Of = Callable[[Quality], float | None]
 
 
 def report_table(report: Report) -> str:
@@ -80,6 +81,16 @@ def _nothing(before: float, after: float) -> str:
     return ""
 
 
+def _worst_class(quality: Quality) -> float | None:
+    """The lowest accuracy of any class: not of the same class in every column."""
+    known = [value for value in quality.class_accuracy or () if value is not None]
+    return min(known, default=None)
+
+
+def _quality(value: _Of) -> _Cell:
+    return lambda measured: None if measured.quality is None else value(measured.quality)
+
+
 def _changed(
     before: float | None, after: float | None, change: Callable[[float, float], str]
 ) -> str:
@@ -92,10 +103,14 @@ _LINES: tuple[tuple[str, _Cell, Callable[[float], str], Callable[[float, float],
     ("weight bytes", lambda m: m.counts.size_bytes, _count, _ratio),
     ("zeros", lambda m: m.sparsity or None, _percent, _nothing),
     ("file bytes", lambda m: m.file_bytes, _count, _ratio),
-    ("accuracy", lambda m: m.quality.accuracy if m.quality else None, _percent, _points),
-    ("loss", lambda m: m.quality.loss if m.quality else None, _number, _nothing),
-    ("agreement", lambda m: m.quality.agreement if m.quality else None, _percent, _nothing),
-    ("output MSE", lambda m: m.quality.output_mse if m.quality else None, _number, _nothing),
+    ("accuracy", _quality(lambda q: q.accuracy), _percent, _points),
+    ("top-5", _quality(lambda q: q.top5_accuracy), _percent, _points),
+    ("worst class", _quality(_worst_class), _percent, _points),
+    ("with noise", _quality(lambda q: q.noise_accuracy), _percent, _points),
+    ("attacked", _quality(lambda q: q.fgsm_accuracy), _percent, _points),
+    ("loss", _quality(lambda q: q.loss), _number, _nothing),
+    ("agreement", _quality(lambda q: q.agreement), _percent, _nothing),
+    ("output MSE", _quality(lambda q: q.output_mse), _number, _nothing),
     ("latency p50", lambda m: m.latency.p50_ms if m.latency else None, _ms, _ratio),
     ("latency p95", lambda m: m.latency.p95_ms if m.latency else None, _ms, _ratio),
 )

@@ -405,7 +405,7 @@ class UnknownReference(SpecRefused):
 
 class DataMissing(SpecRefused):
     code = "data.missing"
-    title = "The recipe needs data that the job does not have"
+    title = "The job needs data that it does not have"
 
 
 class DataMismatch(SpecRefused):

@@ -19,6 +19,7 @@ from service.checks import (
     unknown_references,
 )
 from service.clock import now
+from service.measures import missing_test_data, unmeasurable
 from service.messages import Messages
 from service.paging import cursors_checked
 from store.artifacts import Artifacts
@@ -45,8 +46,8 @@ class JobService:
 
         Raises:
             UnknownReference: The spec names something that is not there.
-            DataMissing: A step needs data that the job does not have.
-            DataMismatch: A data set does not fit the model.
+            DataMissing: A step, measure or promise needs data that the job does not have.
+            DataMismatch: A data set does not fit the model, or not what is to be measured.
             PlanMismatch: A plan was made for another model.
             IdempotencyReused: The key came before with another spec.
         """
@@ -67,7 +68,9 @@ class JobService:
         problems = [
             *unknown_references(spec, named),
             *missing_data(spec, named),
+            *missing_test_data(spec, named),
             *mismatched_data(named),
+            *unmeasurable(spec, named),
             *mismatched_plans(spec, named),
         ]
         return Validation(
@@ -204,8 +207,8 @@ def _pinned(session: Session, spec: JobSpec) -> Named:
 def _check(spec: JobSpec, named: Named) -> None:
     checks: list[tuple[type[errors.SpecRefused], list[FieldProblem]]] = [
         (errors.UnknownReference, unknown_references(spec, named)),
-        (errors.DataMissing, missing_data(spec, named)),
-        (errors.DataMismatch, mismatched_data(named)),
+        (errors.DataMissing, [*missing_data(spec, named), *missing_test_data(spec, named)]),
+        (errors.DataMismatch, [*mismatched_data(named), *unmeasurable(spec, named)]),
         (errors.PlanMismatch, mismatched_plans(spec, named)),
     ]
     for error, problems in checks:

@@ -24,7 +24,7 @@ class NewArtifact:
 
 
 class Artifacts:
-    """The repository of artifacts. They come with `Jobs.succeed` and go with `Jobs.delete`."""
+    """The repository of artifacts. They come as a job ends and go with `Jobs.delete`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -44,7 +44,7 @@ class Artifacts:
 def add_artifacts(
     session: Session, job_id: str, artifacts: Sequence[NewArtifact], now: datetime
 ) -> None:
-    """Record what a job made; `Jobs.succeed` calls it in its own transaction."""
+    """Record what a job made; the method of `Jobs` that ends it calls this in its transaction."""
     session.add_all(
         ArtifactRow(
             id=new_id("art"),

@@ -126,7 +126,7 @@ class Jobs:
         return None if row is None else as_job(row)
 
     def result(self, job_id: str) -> dict[str, Any] | None:
-        """What a succeeded job reported; None before it succeeds."""
+        """What a job reported; None before it ends, and for most that failed."""
         return self._session.scalars(select(JobRow.result).where(JobRow.id == job_id)).one_or_none()
 
     def page(
@@ -233,9 +233,22 @@ class Jobs:
             add_artifacts(self._session, job_id, artifacts, now)
         return is_ours
 
-    def fail(self, job_id: str, *, attempt: int, now: datetime, failure: Failure) -> bool:
-        """End a job that cannot be done. False: it was not this attempt's to end."""
-        return move(
+    def fail(
+        self,
+        job_id: str,
+        *,
+        attempt: int,
+        now: datetime,
+        failure: Failure,
+        result: dict[str, Any] | None = None,
+        artifacts: Sequence[NewArtifact] = (),
+    ) -> bool:
+        """End a job that cannot be done, with what is kept of it, if anything is.
+
+        Returns:
+            Whether it was this attempt's to end. False: nothing was recorded.
+        """
+        is_ours = move(
             self._session,
             job_id,
             JobState.RUNNING,
@@ -245,8 +258,12 @@ class Jobs:
             failure_code=failure.code,
             # PostgreSQL keeps no text with a zero in it, and a failure is kept whatever it says.
             failure_detail=failure.detail.replace("\0", " "),
+            result=result,
             **AT_REST,
         )
+        if is_ours:
+            add_artifacts(self._session, job_id, artifacts, now)
+        return is_ours
 
     def cancel(self, job_id: str, now: datetime) -> JobState | None:
         """Ask for a job to stop: at once if it waits, as soon as its worker hears if it runs.

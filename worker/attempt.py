@@ -185,7 +185,7 @@ class _Attempt:
                 self._fail(resources.out_of_memory(order.memory_bytes))
             else:
                 self._give_up()
-        elif outcome.failure is not None:
+        elif outcome.failure is not None and outcome.result is None:
             self._fail(outcome.failure)
         else:
             self._deliver(outcome, folder)
@@ -202,18 +202,24 @@ class _Attempt:
                 _log.exception("%s is not delivered", self._name)
                 self._fail(resources.internal())
                 return
-            self._record("succeeded", lambda session: self._succeed(session, delivered))
+            failure = outcome.failure
+            self._record(
+                "succeeded" if failure is None else f"failed: {failure.code}, with a result",
+                lambda session: self._finish(session, delivered, failure),
+            )
 
-    def _succeed(self, session: Session, delivered: Delivery) -> bool:
+    def _finish(self, session: Session, delivered: Delivery, failure: Failure | None) -> bool:
         # Held before they are committed: nobody removes them before the rows are there.
         hold(session, delivered.digests)
         delivered.commit()
-        return Jobs(session).succeed(
-            self._claim.job_id,
-            attempt=self._claim.attempt,
-            now=_now(),
-            result=delivered.result,
-            artifacts=delivered.artifacts,
+        job, attempt = self._claim.job_id, self._claim.attempt
+        result, artifacts = delivered.result, delivered.artifacts
+        if failure is None:
+            return Jobs(session).succeed(
+                job, attempt=attempt, now=_now(), result=result, artifacts=artifacts
+            )
+        return Jobs(session).fail(
+            job, attempt=attempt, now=_now(), failure=failure, result=result, artifacts=artifacts
         )
 
     def _fail(self, failure: Failure) -> None:

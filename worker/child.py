@@ -19,6 +19,7 @@ import secateur
 from secateur.failures import Failure
 from secateur.jobs import Progress, Stage
 from worker import confine
+from worker.engine.errors import PromiseBrokenError
 from worker.failures import failure_of
 from worker.order import ORDER_FILE, OUTCOME_FILE, OUTPUT_FOLDER, Order, Outcome, Step
 from worker.recipe import request_of
@@ -46,7 +47,8 @@ def run(folder: Path, events: int) -> None:
     except BaseException as error:  # noqa: BLE001 - the process's boundary: SystemExit as well.
         _log.exception("%s, attempt %d: %s", order.job_id, order.attempt, type(error).__name__)
         failure = failure_of(error, memory_bytes=order.memory_bytes)
-        _leave(folder, device, result=None, failure=failure)
+        report = error.report if isinstance(error, PromiseBrokenError) else None
+        _leave(folder, device, result=report, failure=failure)
 
 
 def _confine(order: Order, folder: Path) -> None:

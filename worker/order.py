@@ -5,9 +5,9 @@ Nothing that a child wrote is trusted: it may have been taken over by the file i
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secateur.failures import Failure
 from secateur.jobs import Progress, Stage
@@ -56,12 +56,20 @@ class Step(_Strict):
 
 
 class Outcome(_Strict):
-    """How the engine ended: exactly one of `result` and `failure`."""
+    """How the engine ended: with a result, or with a failure; with both if its code says so."""
 
     result: dict[str, Any] | None
     failure: Failure | None
     device: str
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _one_ending(self) -> Self:
+        should_have_result = self.failure is None or self.failure.code.has_result
+        if should_have_result is (self.result is None):
+            how = "success" if self.failure is None else self.failure.code
+            raise ValueError(f"{how} with{'out' if self.result is None else ''} a result")
+        return self
 
 
 def read_outcome(folder: Path) -> Outcome | None:

@@ -8,6 +8,7 @@ from typing import Any
 from secateur.amounts import Override
 from secateur.pruning import PruneStep
 from secateur.recovery import FinetuneStep, RecalibrateStep
+from secateur.safety import Safety
 from secateur.spec import ApplyPlanStep, GivenGroup, Step
 from worker.engine.config import (
     ApplyPlanConfig,
@@ -21,6 +22,7 @@ from worker.engine.config import (
     Request,
     StepConfig,
 )
+from worker.engine.safety import SafetyConfig
 from worker.order import Order
 
 
@@ -111,7 +113,14 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
             batch_size=spec.evaluation.batch_size,
             latency_batch_size=spec.evaluation.latency_batch_size,
             latency_rounds=spec.evaluation.latency_rounds,
+            noise_std=spec.evaluation.noise_std,
+            fgsm_epsilon=spec.evaluation.fgsm_epsilon,
         ),
+        safety=_promises(spec.safety),
         seed=spec.seed,
         device=device,
     )
+
+
+def _promises(safety: Safety | None) -> SafetyConfig | None:
+    return None if safety is None else SafetyConfig(**safety.max_drop.given)

@@ -42,6 +42,14 @@ REQUIRED: Mapping[JobKind, frozenset[str]] = {
 }
 """The files without which a job has not succeeded."""
 
+REQUIRED_OF_FAILED: Mapping[JobKind, frozenset[str]] = {
+    JobKind.COMPRESS: frozenset({"report.json"}),
+}
+"""The same for a job that failed with a result, by the kinds that may."""
+
+_WITHHELD = re.compile(r"model\..*")
+"""What a job that failed made, and does not deliver."""
+
 _MEDIA_TYPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"model\.(pt2|safetensors|sparse\.safetensors)"), _BINARY),
     (re.compile(r"(report|plan(-\d{1,3})?)\.json"), _JSON),
@@ -87,12 +95,13 @@ def delivery(
         idle: Called between chunks: large files take longer than a heartbeat.
 
     Raises:
-        BadResult: A file is missing, or the result is not of its kind.
+        BadResult: A file is missing, or the result is not of its kind, or it says that the job
+            ended in another way.
     """
-    result = _checked(claim.kind, outcome.result)
+    result = _checked(claim, outcome)
     with ExitStack() as stack:
         artifacts, writers = [], []
-        for name, media_type in _outputs(claim.kind, folder / OUTPUT_FOLDER):
+        for name, media_type in _outputs(claim, outcome, folder / OUTPUT_FOLDER):
             writer = stack.enter_context(blobs.writer())
             with _opened(folder / OUTPUT_FOLDER / name) as file:
                 while chunk := file.read(CHUNK_BYTES):
@@ -107,23 +116,46 @@ def delivery(
         yield Delivery(result, artifacts, writers)
 
 
-def _checked(kind: JobKind, result: dict[str, Any] | None) -> dict[str, Any]:
+def _checked(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+    kind = RESULTS[claim.kind]
     try:
-        return RESULTS[kind].model_validate(result).model_dump(mode="json")
+        result = kind.model_validate(outcome.result)
     except ValueError as error:
-        raise BadResult(f"the result is no {RESULTS[kind].__name__}: {error}") from error
+        raise BadResult(f"the result is no {kind.__name__}: {error}") from error
+    if isinstance(result, Report):
+        _check_promises(claim, outcome, result)
+    return result.model_dump(mode="json")
 
 
-def _outputs(kind: JobKind, folder: Path) -> list[tuple[str, str]]:
+def _check_promises(claim: Claim, outcome: Outcome, report: Report) -> None:
+    """Hold the report against the spec: a model is delivered if and only if promises are kept."""
+    asked = {} if claim.spec.safety is None else claim.spec.safety.max_drop.given
+    found = [] if report.safety is None else report.safety.promises
+    if {promise.name: promise.allowed for promise in found} != asked:
+        raise BadResult(f"the spec promises {asked}, and the report is about {found}")
+    is_broken = outcome.failure is not None
+    if is_broken is all(promise.is_kept for promise in found):
+        raise BadResult(
+            f"a promise is {'' if is_broken else 'not '}broken, the report says {found}"
+        )
+
+
+def _outputs(claim: Claim, outcome: Outcome, folder: Path) -> list[tuple[str, str]]:
     """The files that are kept, with their media types."""
     kept = []
+    has_failed = outcome.failure is not None
+    required = (REQUIRED_OF_FAILED if has_failed else REQUIRED).get(claim.kind)
+    if required is None:
+        raise BadResult(f"a job of the kind {claim.kind} failed with a result")
     for name in sorted(path.name for path in folder.iterdir()):
+        if has_failed and _WITHHELD.fullmatch(name):
+            continue
         media_type = next((to for known, to in _MEDIA_TYPES if known.fullmatch(name)), None)
         if media_type is None:
             _log.warning("an output called %r is not kept", name)
         else:
             kept.append((name, media_type))
-    missing = REQUIRED[kind] - {name for name, _ in kept}
+    missing = required - {name for name, _ in kept}
     if missing:
         raise BadResult(f"no {', '.join(sorted(missing))} among the outputs")
     return kept

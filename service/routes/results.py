@@ -37,7 +37,9 @@ _FILE = {
 def get_result(job_id: str, services: ServicesDependency) -> Response:
     """What was measured (a report), or for a dry run what was decided (a plan).
 
-    A job that has failed or was canceled has no result: 409, with the failure's code in the detail.
+    A job that failed with `safety.promise_broken` has its report all the same: it says what was
+    lost. Any other job that failed or was canceled has no result: 409, with the failure's code in
+    the detail.
     """
     return JSONResponse(services.jobs.result(job_id))
 
@@ -49,7 +51,10 @@ def get_result(job_id: str, services: ServicesDependency) -> Response:
     responses=problems(errors.JobNotFound),
 )
 def list_artifacts(job_id: str, services: ServicesDependency) -> ArtifactList:
-    """The files that a job made, by name; none before it has succeeded."""
+    """The files that a job made, by name; none before it has ended.
+
+    A job that failed with `safety.promise_broken` has its report, plans and manifest, and no model.
+    """
     return ArtifactList(data=services.jobs.artifacts(job_id), next_cursor=None)
 
 

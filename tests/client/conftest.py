@@ -55,7 +55,36 @@ class Service:
         self._announce(job)
 
     def succeed(self, job: Job, result: dict[str, object], **files: bytes) -> None:
-        artifacts = [
+        with session_scope(self.engine) as session:
+            assert Jobs(session).succeed(
+                job.id,
+                attempt=1,
+                now=datetime.now(UTC),
+                result=result,
+                artifacts=self._artifacts(files),
+            )
+        self._announce(job)
+
+    def fail(
+        self,
+        job: Job,
+        failure: Failure,
+        result: dict[str, object] | None = None,
+        **files: bytes,
+    ) -> None:
+        with session_scope(self.engine) as session:
+            assert Jobs(session).fail(
+                job.id,
+                attempt=1,
+                now=datetime.now(UTC),
+                failure=failure,
+                result=result,
+                artifacts=self._artifacts(files),
+            )
+        self._announce(job)
+
+    def _artifacts(self, files: dict[str, bytes]) -> list[NewArtifact]:
+        return [
             NewArtifact(
                 name=name.replace("__", "."),
                 media_type="application/octet-stream",
@@ -64,16 +93,6 @@ class Service:
             )
             for name, content in files.items()
         ]
-        with session_scope(self.engine) as session:
-            assert Jobs(session).succeed(
-                job.id, attempt=1, now=datetime.now(UTC), result=result, artifacts=artifacts
-            )
-        self._announce(job)
-
-    def fail(self, job: Job, failure: Failure) -> None:
-        with session_scope(self.engine) as session:
-            assert Jobs(session).fail(job.id, attempt=1, now=datetime.now(UTC), failure=failure)
-        self._announce(job)
 
     def _announce(self, job: Job) -> None:
         self.announcer.publish(job_channel(job.id), "changed")

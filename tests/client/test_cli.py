@@ -75,6 +75,21 @@ def test_wrong_command_lines_say_what_is_right(here: None, model_path, capsys) -
     misused()
 
 
+def test_a_promise_is_a_measure_and_a_number(here: None, model_path, capsys) -> None:
+    misused("compress", model_path, "--macs", "0.5", "--max-drop", "speed=1")
+    assert "'speed' is no measure; there are accuracy, top5" in capsys.readouterr().err
+    for drop in ("accuracy", "accuracy=", "accuracy=1%"):
+        misused("compress", model_path, "--macs", "0.5", "--max-drop", drop)
+        assert "write accuracy=0.01" in capsys.readouterr().err
+    arguments = ["compress", str(model_path), "--macs", "0.5", "--max-drop"]
+    assert main([*arguments, "accuracy=5"]) == MISUSED
+    assert "safety.max_drop.accuracy: Input should be less" in capsys.readouterr().err
+    assert main([*arguments, "noise_accuracy=0.1"]) == MISUSED
+    assert "safety.max_drop.noise_accuracy: noise_accuracy is measured" in capsys.readouterr().err
+    assert main([*arguments, "noise_accuracy=0.1", "--noise-std", "1"]) == FAILED
+    assert "needs test data" in capsys.readouterr().err
+
+
 def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) -> None:
     path = tmp_path / "plan.json"
     path.write_text("{")

@@ -12,7 +12,7 @@ from secateur.plan import Plan
 from secateur.spec import ApplyPlanStep
 from tests.client.conftest import KEY, Service
 from tests.service.files import labeled_dataset_file, model_file
-from tests.worker.programs import plan
+from tests.worker.programs import plan, promise, report
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,23 @@ def test_a_failed_job_raises_its_failure(client: Client, service: Service, model
     client.delete(job)
     with pytest.raises(ProblemError):
         client.job(job)
+
+
+def test_a_job_that_broke_a_promise_raises_and_has_its_report(
+    client: Client, service: Service, model_id: str, download_folder
+) -> None:
+    job = client.create_job(spec(model_id))
+    service.claim(job)
+    failure = Failure.of(FailureCode.SAFETY_PROMISE_BROKEN, "accuracy fell")
+    service.fail(job, failure, report(promise(is_kept=False)), report__json=b"{}")
+    with pytest.raises(JobFailed, match=r"accuracy fell \(safety.promise_broken\)"):
+        client.wait(job)
+    found = client.report(job)
+    assert found.safety is not None
+    assert not found.safety.is_kept
+    assert client.result(job.id) == found
+    [path] = client.download_all(job, download_folder)
+    assert path.name == "report.json"
 
 
 def test_a_canceled_job_is_said_to_be(client: Client, model_id: str) -> None:

@@ -14,13 +14,20 @@ VERIFICATION = {
 }
 
 
-def measurement(parameters: int, accuracy: float | None, p50_ms: float | None = None):
+def measurement(
+    parameters: int, accuracy: float | None, p50_ms: float | None = None, **more: object
+):
     quality = {
         "row_count": 100,
         "accuracy": accuracy,
+        "top5_accuracy": None,
+        "class_accuracy": None,
+        "noise_accuracy": None,
+        "fgsm_accuracy": None,
         "loss": 0.25,
         "agreement": None,
         "output_mse": 0.0,
+        **more,
     }
     return {
         "counts": {"parameters": parameters, "macs": 10 * parameters, "size_bytes": 4},
@@ -40,6 +47,7 @@ def report(*columns: dict[str, object], latency: object = None) -> Report:
             "after_prune": after_prune,
             "after_recovery": after_recovery,
             "latency": latency,
+            "safety": None,
             "verification": VERIFICATION,
             "stage_seconds": {},
             "warnings": [],
@@ -75,6 +83,18 @@ def test_a_report_shows_what_was_measured() -> None:
         "latency p95   1.500 ms       -   0.750 ms         50.0%\n"
         "speedup                                           2.00x\n"
     )
+
+
+def test_what_was_measured_on_request_has_its_lines() -> None:
+    more = {"top5_accuracy": 1.0, "noise_accuracy": 0.75, "fgsm_accuracy": 0.25}
+    before = measurement(10, 0.9, **more, class_accuracy=[0.9, None, 0.5])
+    after = measurement(10, 0.9, **more | {"fgsm_accuracy": 0.5}, class_accuracy=[0.25, None, 1.0])
+    lines = report_table(report(before, before, after)).splitlines()
+    found = {line.split("  ")[0]: line.split()[-5:] for line in lines}
+    assert found["top-5"] == ["100.00%", "100.00%", "100.00%", "+0.00", "points"]
+    assert found["worst class"] == ["50.00%", "50.00%", "25.00%", "-25.00", "points"]
+    assert found["with noise"] == ["75.00%", "75.00%", "75.00%", "+0.00", "points"]
+    assert found["attacked"] == ["25.00%", "25.00%", "50.00%", "+25.00", "points"]
 
 
 def test_what_was_not_measured_has_no_line() -> None:

@@ -271,6 +271,66 @@ def test_what_cannot_be_done_fails_with_a_reason(client: Client, files: Path) ->
     assert caught.value.failure.code is FailureCode.PLAN_NOTHING_TO_PRUNE
 
 
+MEASURES = {
+    "accuracy": 1,
+    "agreement": 1,
+    "class_accuracy": 1,
+    "fgsm_accuracy": 1,
+    "loss": 1000,
+    "noise_accuracy": 1,
+}
+"""Promises that nobody can break."""
+
+
+@embedded_alone
+def test_kept_promises_are_in_the_report(client: Client, files: Path) -> None:
+    spec = spec_of(client, files, epochs=1)
+    spec["evaluation"] = {"latency_rounds": 0, "noise_std": 0.1, "fgsm_epsilon": 0.05}
+    spec["safety"] = {"max_drop": MEASURES}
+    report = client.report(client.wait(client.create_job(spec)))
+    assert report.safety is not None
+    assert report.safety.is_kept
+    assert {each.name: each.allowed for each in report.safety.promises} == MEASURES
+    for column in (report.before, report.after_prune, report.after_recovery):
+        assert column.quality is not None
+        assert column.quality.noise_accuracy is not None
+        assert column.quality.fgsm_accuracy is not None
+        assert len(column.quality.class_accuracy or []) == 4
+
+
+@embedded_alone
+def test_a_broken_promise_leaves_a_report_and_no_model(
+    place: Place, files: Path, tmp_path: Path, client: Client, monkeypatch, capsys
+) -> None:
+    spec = spec_of(client, files, epochs=1)
+    # Without recovery, and of the output alone: half of the channels are not half as right.
+    spec["recipe"] = [{"step": "prune", "budget": {"macs": 0.1}}]
+    spec["safety"] = {"max_drop": {"agreement": 0, "accuracy": 1}}
+    with pytest.raises(JobFailed, match=r"agreement fell by .* may fall by 0") as caught:
+        client.wait(client.create_job(spec))
+    failed = caught.value
+    assert failed.failure.code is FailureCode.SAFETY_PROMISE_BROKEN
+    assert client.job(failed.job).state is JobState.FAILED
+    report = client.report(failed.job)
+    assert report.safety is not None
+    assert [each.name for each in report.safety.promises if not each.is_kept] == ["agreement"]
+    paths = {path.name: path for path in client.download_all(failed.job, tmp_path)}
+    assert paths.keys() == {"manifest.json", "plan.json", "report.json"}
+    assert Report.model_validate_json(paths["report.json"].read_text()) == report
+
+    monkeypatch.setenv("SECATEUR_URL", place.url)
+    monkeypatch.setenv("SECATEUR_API_KEY", place.key)
+    out = tmp_path / "out"
+    arguments = ["compress", files / "cnn.pt2", "--macs", "0.1", "--test", files / "test.npz"]
+    arguments += ["--max-drop", "agreement=0", "--noise-std", "0.1", "-o", out]
+    assert cli([str(each) for each in arguments]) == 1
+    shown = capsys.readouterr()
+    assert "with noise" in shown.out
+    assert "report.json" in shown.out
+    assert shown.err.strip().endswith("(safety.promise_broken)")
+    assert {path.name for path in out.iterdir()} == paths.keys()
+
+
 def test_canceling_ends_the_child(place: Place, client: Client, files: Path) -> None:
     children: list[int] = []
 

@@ -21,9 +21,16 @@ from worker.engine.config import (
     RecalibrateConfig,
     Request,
 )
-from worker.engine.errors import BaselineError, DataMismatchError, DivergedError, EngineError
+from worker.engine.errors import (
+    BaselineError,
+    DataMismatchError,
+    DivergedError,
+    EngineError,
+    PromiseBrokenError,
+)
 from worker.engine.load import load_program
 from worker.engine.program import Program
+from worker.engine.safety import SafetyConfig
 
 
 def _silent(stage: str, done: int, total: int, unit: str) -> None:
@@ -269,3 +276,55 @@ def test_a_model_that_does_not_run_on_its_example_is_told_apart(tmp_path):
     error = _fails(tmp_path, tmp_path, HALF, train=None, test=None)
     assert isinstance(error, BaselineError)
     assert "example inputs" in str(error)
+
+
+PROBED = EvaluationConfig(latency_rounds=0, noise_std=0.5, fgsm_epsilon=0.3)
+
+
+def test_kept_promises_are_in_the_report(folder, tmp_path):
+    # Each within what cannot be exceeded, so that nothing hangs on how well the network learned.
+    promises = SafetyConfig(
+        accuracy=1.0,
+        top5_accuracy=1.0,
+        agreement=1.0,
+        loss=1e3,
+        class_accuracy=1.0,
+        noise_accuracy=1.0,
+        fgsm_accuracy=1.0,
+    )
+    request = _request(folder, tmp_path, HALF, evaluation=PROBED, safety=promises)
+    report = compress(request, on_progress=_silent)
+    found = {promise["name"]: promise for promise in report["safety"]["promises"]}
+    assert found.keys() == promises.given.keys()
+    assert all(promise["is_kept"] for promise in found.values())
+    before, after = (report[when]["quality"] for when in ("before", "after_recovery"))
+    assert found["noise_accuracy"]["after"] == after["noise_accuracy"]
+    assert found["loss"]["drop"] == after["loss"] - before["loss"]
+    assert found["agreement"]["before"] == 1.0
+    assert before["fgsm_accuracy"] < before["noise_accuracy"] <= before["top5_accuracy"]
+    assert len(before["class_accuracy"]) == 10
+
+
+def test_a_broken_promise_leaves_a_report_that_says_so(folder, tmp_path):
+    promises = SafetyConfig(agreement=0.0)
+    request = _request(folder, tmp_path, PruneConfig(channel_ratio=0.8), safety=promises)
+    with pytest.raises(
+        PromiseBrokenError, match=r"agreement fell by .* may fall by 0: no"
+    ) as caught:
+        compress(request, on_progress=_silent)
+    report = caught.value.report
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert [promise["is_kept"] for promise in report["safety"]["promises"]] == [False]
+
+
+def test_nothing_promised_is_nothing_reported(finished):
+    _, report, _ = finished
+    assert report["safety"] is None
+    assert report["before"]["quality"]["noise_accuracy"] is None
+
+
+def test_what_is_not_measured_cannot_be_promised(folder, tmp_path):
+    error = _fails(folder, tmp_path, HALF, test=None, safety=SafetyConfig(accuracy=0.1))
+    assert isinstance(error, DataMismatchError)
+    assert "accuracy needs class numbers" in str(error)
+    assert not (tmp_path / "plan.json").exists()

@@ -36,6 +36,13 @@ def two_input_model_file() -> bytes:
     return _exported(_Pair(), torch.zeros(2, 3), torch.zeros(2, 3))
 
 
+@cache
+def token_model_file() -> bytes:
+    """Reads int64 [batch, 4]."""
+    module = nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(8, 3))
+    return _exported(module, torch.zeros(2, 4, dtype=torch.int64))
+
+
 def dataset_file(**arrays: np.ndarray) -> bytes:
     """Arrays as numpy.savez writes them."""
     file = io.BytesIO()

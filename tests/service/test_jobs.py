@@ -334,6 +334,21 @@ class TestResult:
         problem = assert_problem(client.get(f"/v1/jobs/{job_id}/result"), 409, "job.no_result")
         assert "data.unreadable" in problem.detail
 
+    def test_a_job_that_broke_a_promise_has_its_report(self, client, app, job_id, work):
+        work("claim", job_id)
+        failure = Failure.of(FailureCode.SAFETY_PROMISE_BROKEN, "accuracy fell")
+        digest = put(services_of(app).blobs, [b"{}"])
+        artifact = NewArtifact("report.json", "application/json", digest, 2)
+        assert work("fail", job_id, failure=failure, result={"a": 1}, artifacts=[artifact])
+        job = client.get(f"/v1/jobs/{job_id}").json()
+        assert (job["state"], job["failure"]["code"]) == ("failed", "safety.promise_broken")
+        response = client.get(f"/v1/jobs/{job_id}/result")
+        assert (response.status_code, response.json()) == (200, {"a": 1})
+        [kept_one] = client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
+        assert client.get(f"/v1/artifacts/{kept_one['id']}").content == b"{}"
+        assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+        assert not services_of(app).blobs.contains(digest)
+
     def test_a_canceled_job_has_none(self, client, job_id):
         client.post(f"/v1/jobs/{job_id}/cancel")
         assert_problem(client.get(f"/v1/jobs/{job_id}/result"), 409, "job.no_result")

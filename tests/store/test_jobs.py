@@ -152,6 +152,34 @@ def test_a_failed_job_says_why(engine, running):
     assert (job.state, job.failure, job.finished_at) == (JobState.FAILED, FAILURE, NOON)
 
 
+def test_a_failed_job_may_keep_what_it_measured(engine, running):
+    artifact = NewArtifact("report.json", "application/json", "c" * 64, 5)
+    with session_scope(engine) as session:
+        assert Jobs(session).fail(
+            running.id,
+            attempt=1,
+            now=NOON,
+            failure=FAILURE,
+            result={"safety": None},
+            artifacts=[artifact],
+        )
+    assert read(engine, running.id).state is JobState.FAILED
+    with read_scope(engine) as session:
+        assert Jobs(session).result(running.id) == {"safety": None}
+        assert [each.name for each in Artifacts(session).of_job(running.id)] == ["report.json"]
+
+
+def test_an_attempt_that_lost_its_job_keeps_nothing_of_its_failure(engine, running):
+    artifact = NewArtifact("report.json", "application/json", "c" * 64, 5)
+    with session_scope(engine) as session:
+        assert not Jobs(session).fail(
+            running.id, attempt=2, now=NOON, failure=FAILURE, result={}, artifacts=[artifact]
+        )
+    with read_scope(engine) as session:
+        assert Artifacts(session).of_job(running.id) == []
+        assert Jobs(session).result(running.id) is None
+
+
 def test_a_failure_is_kept_whatever_it_says(engine, running):
     failure = Failure.of(FailureCode.INTERNAL, "a\0b")
     with session_scope(engine) as session:

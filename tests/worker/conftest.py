@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -45,7 +46,9 @@ class Bench:
     def engine(self) -> Engine:
         return self.place.engine
 
-    def add_job(self, function: Callable[..., object], **fields: object) -> str:
+    def add_job(
+        self, function: Callable[..., object], *, kind: JobKind = JobKind.PLAN, **fields: object
+    ) -> str:
         """A queued job whose child runs this function."""
         functions = dict.fromkeys(JobKind, f"{programs.HERE}:{function.__name__}")
         self.place = replace(self.place, functions=functions)
@@ -57,7 +60,7 @@ class Bench:
             }
         )
         with session_scope(self.engine) as session:
-            return Jobs(session).create(spec, kind=JobKind.PLAN, now=datetime.now(UTC)).job.id
+            return Jobs(session).create(spec, kind=kind, now=datetime.now(UTC)).job.id
 
     def run(self, job_id: str) -> Job:
         """Do one attempt here and now, and see what became of the job."""
@@ -85,6 +88,10 @@ class Bench:
     def cancel(self, job_id: str) -> None:
         with session_scope(self.engine) as session:
             Jobs(session).cancel(job_id, datetime.now(UTC))
+
+    def result(self, job_id: str) -> dict[str, Any] | None:
+        with read_scope(self.engine) as session:
+            return Jobs(session).result(job_id)
 
     def artifacts(self, job_id: str) -> dict[str, bytes]:
         with read_scope(self.engine) as session:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.engine.config import OnProgress, Request
-from worker.engine.errors import NothingToPruneError
+from worker.engine.errors import NothingToPruneError, PromiseBrokenError
 
 HERE = __name__
 
@@ -46,6 +46,86 @@ def deliver(request: Request, warnings: list[str]) -> dict[str, Any]:
     made = plan(warnings)
     (request.output_dir / "plan.json").write_text(json.dumps(made))
     return made
+
+
+def report(*promises: dict[str, Any]) -> dict[str, Any]:
+    measurement = {
+        "counts": {"parameters": 1, "macs": 1, "size_bytes": 4},
+        "file_bytes": None,
+        "quality": None,
+        "latency": None,
+    }
+    return {
+        "format_version": 1,
+        "before": measurement,
+        "after_prune": measurement,
+        "after_recovery": measurement,
+        "latency": None,
+        "safety": {"promises": list(promises)} if promises else None,
+        "verification": {
+            "is_exact": True,
+            "max_relative_error": 0.0,
+            "exempt_operators": [],
+            "counts_match": True,
+            "reload_matches": True,
+        },
+        "stage_seconds": {},
+        "warnings": [],
+    }
+
+
+def promise(*, is_kept: bool, allowed: float = 0.25) -> dict[str, Any]:
+    after = 0.75 if is_kept else 0.5
+    return {
+        "name": "accuracy",
+        "before": 1.0,
+        "after": after,
+        "drop": 1.0 - after,
+        "allowed": allowed,
+        "is_kept": is_kept,
+        "worst_class": None,
+        "broken_classes": None,
+    }
+
+
+def compressed(request: Request, made: dict[str, Any]) -> dict[str, Any]:
+    (request.output_dir / "report.json").write_text(json.dumps(made))
+    for name in ("model.pt2", "model.safetensors", "plan.json"):
+        (request.output_dir / name).write_text("{}")
+    return made
+
+
+def keep_promise(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    return compressed(request, report(promise(is_kept=True)))
+
+
+def break_promise(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    made = compressed(request, report(promise(is_kept=False)))
+    raise PromiseBrokenError("accuracy fell by 0.5", made)
+
+
+def break_promise_and_deliver(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    return compressed(request, report(promise(is_kept=False)))
+
+
+def promise_less(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    return compressed(request, report(promise(is_kept=True, allowed=0.75)))
+
+
+def promise_nothing(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    return compressed(request, report())
+
+
+def fail_while_all_is_kept(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    raise PromiseBrokenError("none", compressed(request, report(promise(is_kept=True))))
+
+
+def break_promise_without_a_file(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    raise PromiseBrokenError("accuracy fell by 0.5", report(promise(is_kept=False)))
+
+
+def break_promise_of_a_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
+    raise PromiseBrokenError("of a plan", deliver(request, []))
 
 
 def read_model(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:

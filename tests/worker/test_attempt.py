@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 
 from secateur.failures import FailureCode
-from secateur.jobs import JobState, Stage
+from secateur.jobs import JobKind, JobState, Stage
 from secateur.report import Manifest
 from store.jobs import Jobs
 from store.session import session_scope
@@ -193,6 +193,60 @@ def test_a_result_that_is_none_is_not_delivered(bench: Bench, program) -> None:
     assert job.failure.code is FailureCode.INTERNAL
     assert bench.artifacts(job_id) == {}
     assert not list((bench.place.settings.blob_dir / "unfinished").iterdir())
+
+
+PROMISE = {"max_drop": {"accuracy": 0.25}}
+
+
+def test_a_job_that_keeps_its_promise_has_its_model(bench: Bench) -> None:
+    job_id = bench.add_job(programs.keep_promise, kind=JobKind.COMPRESS, safety=PROMISE)
+    assert bench.run(job_id).state is JobState.SUCCEEDED
+    assert {"model.pt2", "report.json"} <= bench.artifacts(job_id).keys()
+
+
+def test_a_job_that_breaks_a_promise_has_its_report_and_no_model(bench: Bench) -> None:
+    job_id = bench.add_job(programs.break_promise, kind=JobKind.COMPRESS, safety=PROMISE)
+    job = bench.run(job_id)
+    assert job.state is JobState.FAILED
+    assert job.failure is not None
+    assert job.failure.code is FailureCode.SAFETY_PROMISE_BROKEN
+    assert job.failure.detail == "accuracy fell by 0.5"
+    assert not job.failure.is_retryable
+    made = bench.artifacts(job_id)
+    assert made.keys() == {"report.json", "plan.json", "manifest.json"}
+    assert bench.result(job_id) == json.loads(made["report.json"])
+    manifest = Manifest.model_validate_json(made["manifest.json"])
+    assert {file.name for file in manifest.outputs} == {"report.json", "plan.json"}
+    # Nobody else has the model's bytes either.
+    assert not list((bench.place.settings.blob_dir / "unfinished").iterdir())
+    assert bench.run(job_id) == job
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        programs.break_promise_and_deliver,
+        programs.break_promise_without_a_file,
+        programs.fail_while_all_is_kept,
+        programs.promise_less,
+        programs.promise_nothing,
+    ],
+)
+def test_an_ending_that_the_report_denies_is_none(bench: Bench, program) -> None:
+    job_id = bench.add_job(program, kind=JobKind.COMPRESS, safety=PROMISE)
+    job = bench.run(job_id)
+    assert job.failure is not None
+    assert job.failure.code is FailureCode.INTERNAL
+    assert bench.artifacts(job_id) == {}
+    assert bench.result(job_id) is None
+
+
+def test_a_plan_promises_nothing_that_it_could_break(bench: Bench) -> None:
+    job_id = bench.add_job(programs.break_promise_of_a_plan)
+    job = bench.run(job_id)
+    assert job.failure is not None
+    assert job.failure.code is FailureCode.INTERNAL
+    assert bench.artifacts(job_id) == {}
 
 
 def test_progress_that_is_none_changes_nothing(bench: Bench) -> None:

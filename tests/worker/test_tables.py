@@ -6,26 +6,29 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 import worker.engine.errors
 from formats.errors import DatasetFormatError, FormatError
-from secateur.failures import FailureCode
+from secateur.failures import Failure, FailureCode
 from secateur.jobs import JobKind
 from secateur.messages import RUN_JOB
 from secateur.spec import JobSpec, Step
 from worker.app import make_app
 from worker.engine.config import (
     ApplyPlanConfig,
+    EvaluationConfig,
     FinetuneConfig,
     GroupConfig,
     PruneConfig,
     RecalibrateConfig,
 )
 from worker.engine.errors import EngineError
+from worker.engine.safety import SafetyConfig
 from worker.failures import failure_of
 from worker.functions import FUNCTIONS
 from worker.launch import Launcher
-from worker.order import InputFile, Order
+from worker.order import InputFile, Order, Outcome
 from worker.recipe import BUILDERS, request_of
 from worker.results import REQUIRED, RESULTS
 from worker.settings import WorkerSettings
@@ -90,6 +93,22 @@ def test_every_step_has_a_builder() -> None:
     assert set(get_args(union)) == BUILDERS.keys()
 
 
+@pytest.mark.parametrize("code", [None, *FailureCode])
+@pytest.mark.parametrize("result", [None, {}])
+def test_an_outcome_has_a_result_if_its_ending_has_one(code, result) -> None:
+    fields = {
+        "result": result,
+        "failure": None if code is None else Failure.of(code, "why"),
+        "device": "cpu",
+        "versions": {},
+    }
+    if (code in (None, FailureCode.SAFETY_PROMISE_BROKEN)) is (result is not None):
+        assert Outcome(**fields).result == result
+    else:
+        with pytest.raises(ValidationError, match="a result"):
+            Outcome(**fields)
+
+
 def test_every_kind_of_job_has_a_function_and_a_result() -> None:
     assert set(JobKind) == FUNCTIONS.keys() == RESULTS.keys() == REQUIRED.keys()
     for name in FUNCTIONS.values():
@@ -139,7 +158,14 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                     "batch_size": 6,
                 },
             ],
-            "evaluation": {"batch_size": 7, "latency_batch_size": 8, "latency_rounds": 9},
+            "evaluation": {
+                "batch_size": 7,
+                "latency_batch_size": 8,
+                "latency_rounds": 9,
+                "noise_std": 0.75,
+                "fgsm_epsilon": 0.125,
+            },
+            "safety": {"max_drop": {"accuracy": 0, "fgsm_accuracy": 0.5}},
             "seed": 10,
         }
     )
@@ -179,8 +205,9 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
     assert request.model_sha256 == "1" * 64
     assert request.train == tmp_path / "t"
     assert request.test is None
-    assert request.evaluation.batch_size == 7
-    assert request.evaluation.latency_batch_size == 8
-    assert request.evaluation.latency_rounds == 9
+    assert request.evaluation == EvaluationConfig(
+        batch_size=7, latency_batch_size=8, latency_rounds=9, noise_std=0.75, fgsm_epsilon=0.125
+    )
+    assert request.safety == SafetyConfig(accuracy=0.0, fgsm_accuracy=0.5)
     assert request.seed == 10
     assert request.device == "cpu"

@@ -26,10 +26,12 @@ from worker.engine.data import Rows
 from worker.engine.errors import (
     BaselineError,
     CountsDifferError,
+    DataMismatchError,
     EngineError,
     NotFiniteError,
     NothingToPruneError,
     OutputsDifferError,
+    PromiseBrokenError,
     TrainingModeError,
 )
 from worker.engine.graph.counts import Counts, count
@@ -51,6 +53,7 @@ from worker.engine.recovery.finetune import finetune
 from worker.engine.recovery.modes import training_calls
 from worker.engine.recovery.recalibrate import recalibrate
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
+from worker.engine.safety import broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
 
 FORMAT_VERSION = 1
@@ -67,6 +70,7 @@ def compress(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
 
     Raises:
         EngineError: The job cannot be done or its result is not right; nothing is delivered.
+        PromiseBrokenError: More was lost than allowed; plans and the report are there all the same.
     """
     return _Run(request, on_progress).compress()
 
@@ -104,6 +108,7 @@ class _Run:
         train = self.read(self.request.train, original)
         counts = count(couple(original))
         before = self.measured(original, original, test, counts, stage="baseline")
+        self.check_promises(before)
         # A copy: what trains changes its program in place, and the original is the yardstick.
         program, after_prune = original.copy(), before
         steps = in_rounds(self.request.recipe)
@@ -118,7 +123,9 @@ class _Run:
         after = self.measured(saved, original, test, counts, stage="evaluating")
         before["file_bytes"] = self.request.model.stat().st_size
         after["file_bytes"] = self.path("model.pt2").stat().st_size
-        return self.report(before, after_prune, after, self.timed(original, saved))
+        report = self.report(before, after_prune, after, self.timed(original, saved))
+        self.keep_promises(report)
+        return report
 
     def load(self) -> Program:
         with self.stage("loading", 1, "files"):
@@ -284,6 +291,9 @@ class _Run:
                     test,
                     batch_size=size,
                     on_batch=progress,
+                    noise_std=self.request.evaluation.noise_std,
+                    fgsm_epsilon=self.request.evaluation.fgsm_epsilon,
+                    seed=self.request.seed,
                 )
         return {
             "counts": counts.as_json(),
@@ -292,6 +302,36 @@ class _Run:
             "quality": found,
             "latency": None,
         }
+
+    def check_promises(self, before: dict[str, Any]) -> None:
+        """Refuse what cannot be promised, before hours of work."""
+        promises = self.request.safety
+        if promises is not None and (lacking := unmeasured(before["quality"], promises)):
+            raise DataMismatchError(
+                f"a promise is about what the test data does not tell: {'; '.join(lacking)}; add "
+                "it, or leave the promise out"
+            )
+
+    def judged(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | None:
+        """What became of each promise, as the report says it."""
+        promises = self.request.safety
+        if promises is None:
+            return None
+        found = judged(before["quality"], after["quality"], promises)
+        return {"promises": [promise.as_json() for promise in found]}
+
+    def keep_promises(self, report: dict[str, Any]) -> None:
+        """End without a model if more was lost than allowed."""
+        promises = self.request.safety
+        if promises is None:
+            return
+        before, after = (report[when]["quality"] for when in ("before", "after_recovery"))
+        if lost := broken(before, after, promises):
+            raise PromiseBrokenError(
+                f"{told(lost)}: no model is delivered, the report says all that was measured; "
+                "remove less, recover for longer, or allow more in /safety/max_drop",
+                report,
+            )
 
     def timed(self, original: Program, saved: Program) -> Latency | None:
         rounds = self.request.evaluation.latency_rounds
@@ -336,6 +376,7 @@ class _Run:
             "after_prune": after_prune,
             "after_recovery": after,
             "latency": comparison,
+            "safety": self.judged(before, after),
             "verification": {
                 "is_exact": not exempt,
                 "max_relative_error": max(

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from worker.engine.safety import SafetyConfig
+
 
 @dataclass(frozen=True)
 class OverrideConfig:
@@ -145,11 +147,16 @@ StepConfig = PruningConfig | RecalibrateConfig | FinetuneConfig
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How both programs are measured. ``latency_rounds`` of 0 measures no latency."""
+    """How both programs are measured. ``latency_rounds`` of 0 measures no latency.
+
+    ``noise_std`` and ``fgsm_epsilon`` are in the unit of the inputs, > 0; None measures neither.
+    """
 
     batch_size: int = 64
     latency_batch_size: int = 1
     latency_rounds: int = 50
+    noise_std: float | None = None
+    fgsm_epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,7 @@ class Request:
     train: Path | None = None
     test: Path | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
+    safety: SafetyConfig | None = None
     seed: int = 0
     device: str = "cpu"
 

@@ -23,11 +23,13 @@
   * VerificationError
     x OutputsDifferError      verify.outputs_differ
     x CountsDifferError       verify.counts_differ
+  * SafetyError
+    x PromiseBrokenError      safety.promise_broken
 
 Messages reach users: they say what was wrong, with the value; what is allowed; what to do.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class EngineError(Exception):
@@ -134,3 +136,17 @@ class OutputsDifferError(VerificationError):
 
 class CountsDifferError(VerificationError):
     code = "verify.counts_differ"
+
+
+class SafetyError(EngineError):
+    """The result is right, and not what was promised."""
+
+
+class PromiseBrokenError(SafetyError):
+    """More was lost than the request allows. The report of the whole run comes with it."""
+
+    code = "safety.promise_broken"
+
+    def __init__(self, message: str, report: dict[str, Any] | None = None) -> None:
+        self.report = report
+        super().__init__(message)

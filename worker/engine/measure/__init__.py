@@ -1,1 +1,1 @@
-"""Measure programs: quality on test data, latency side by side."""
+"""Measure programs: quality on test data as it is and made harder, latency side by side."""
