@@ -1,6 +1,6 @@
 """Gradients of a loss on training rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -82,10 +82,7 @@ def gradients(
                 value = loss_on(subject, batch, targets)
             else:
                 value = draw(first_output(subject.program, batch))
-            found = torch.autograd.grad(
-                value, list(parameters.values()), allow_unused=True, materialize_grads=True
-            )
-            yield _named(subject, parameters, found)
+            yield _named(subject, parameters, differentiated(value, list(parameters.values())))
 
 
 def curvatures(
@@ -102,9 +99,7 @@ def curvatures(
         tensors = list(parameters.values())
         for batch in subject.batches(sample_count, batch_size):
             value = loss_on(subject, batch, targets)
-            first = torch.autograd.grad(
-                value, tensors, create_graph=True, allow_unused=True, materialize_grads=True
-            )
+            first = differentiated(value, tensors, create_graph=True)
             signs = [_signs(subject, tensor) for tensor in tensors]
             along = torch.stack([(g * v).sum() for g, v in zip(first, signs, strict=True)]).sum()
             try:
@@ -120,6 +115,29 @@ def curvatures(
                 ) from error
             products = [v * h for v, h in zip(signs, found, strict=True)]
             yield _named(subject, parameters, products)
+
+
+def differentiated(
+    value: Tensor, tensors: Sequence[Tensor], *, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradient of a number to tensors, zeros for those that it does not depend on.
+
+    Raises:
+        CriterionError: The model overwrites what its gradient needs.
+    """
+    try:
+        return torch.autograd.grad(
+            value, tensors, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise CriterionError(
+            "the model writes in place into a tensor that its gradient needs, so that no criterion "
+            "by gradients can score it: export it without writes such as x[:, :4] += 1, or use "
+            "'magnitude', 'wanda' or 'reconstruction'",
+            pointer="/criterion",
+        ) from error
 
 
 def _signs(subject: Subject, tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from worker.engine.data import Batch, Rows
 from worker.engine.graph.coupling import ChannelGroup, Coupling, Line
 from worker.engine.graph.flow import Flow
-from worker.engine.program import Program
+from worker.engine.program import Program, tensor_value
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,35 @@ class Subject:
         rows, program = self.rows, self.program
         assert rows is not None, "the recipe was checked before"
         order = np.random.default_rng(self.seed).permutation(len(rows))[:sample_count]
-        total = -(-len(order) // program.rows_per_call(batch_size))
-        for at, batch in enumerate(rows.batches(program, batch_size, order=order), start=1):
+        size = self.rows_per_call(min(batch_size, len(order)))
+        total = max(1, len(order) // size)
+        order = np.resize(order, total * size)
+        for at, batch in enumerate(rows.batches(program, size, order=order), start=1):
             yield batch
             self.on_progress(at, total)
+
+    def rows_per_call(self, wanted: int) -> int:
+        """The number of rows nearest to ``wanted`` for which the coupling's lines hold.
+
+        Where heads are folded into the rows, lines are as long as with the example inputs.
+        """
+        program = self.program
+        if self._has_folded_rows:
+            return next(
+                leaf.shape[0] for leaf in program.example_leaves if isinstance(leaf, Tensor)
+            )
+        return program.rows_per_call(wanted)
+
+    @cached_property
+    def _has_folded_rows(self) -> bool:
+        """Whether any dimension that has channels is as long as the inputs say."""
+        return any(
+            not isinstance(value.shape[dim], int)
+            for node, tensors in self.coupling.node_lines.items()
+            if (value := tensor_value(node)) is not None
+            for _, lines in tensors
+            for dim, _ in lines
+        )
 
     def gathered(self, line: Line, values: Tensor, how: str = "sum") -> Slice:
         """One score for each channel of a line, from one value for each of its indices.

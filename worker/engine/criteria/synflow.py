@@ -8,7 +8,7 @@ from torch.fx import Interpreter, Node
 from torch.nn import Parameter
 
 from worker.engine.arguments import argument
-from worker.engine.criteria.gradients import Elements
+from worker.engine.criteria.gradients import Elements, differentiated
 from worker.engine.criteria.slices import summed
 from worker.engine.criteria.subject import Slice, Subject
 from worker.engine.program import Program
@@ -48,7 +48,7 @@ def synflow_of_weights(subject: Subject) -> Elements:
         outputs = [o for o in flow.outputs() if o.is_floating_point() and o.requires_grad]
         total = sum((output.sum() for output in outputs), start=torch.zeros(()).double())
         leaves = list(flow.absolutes.values())
-        found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        found = differentiated(total, leaves)
     terms = [(w * g).detach() for w, g in zip(leaves, found, strict=True)]
     # Of hundreds of layers the product is astronomically large or small; only ratios matter.
     largest = max([float(term.abs().max()) for term in terms if term.numel()], default=0.0) or 1.0

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from worker.engine.arguments import constants
 from worker.engine.graph.coupling import Coupling, Line
@@ -53,7 +54,8 @@ class Flow:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.constants = constants(coupling.program.graph)
-        self._values: dict[Node, Tensor] = {}
+        self._from_data = _from_data(coupling.program.graph)
+        self._values: dict[Node, Any] = {}
 
     @cached_property
     def reads(self) -> list[Read]:
@@ -74,15 +76,19 @@ class Flow:
 
     def value(self, node: Node) -> Tensor:
         """What a constant node holds. Read, never written."""
+        found = self._evaluated(node)
+        assert isinstance(found, Tensor)
+        return found.detach()
+
+    def _evaluated(self, node: Node) -> Any:
+        """What a constant node makes: a tensor, or a list of them."""
         if node not in self._values:
             if node.op == "get_attr":
-                found = attribute(self.coupling.program.module, str(node.target))
+                self._values[node] = attribute(self.coupling.program.module, str(node.target))
             else:
-                given = torch.fx.map_arg((node.args, node.kwargs), self.value)
+                args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self._evaluated)
                 assert callable(node.target)
-                found = node.target(*given[0], **given[1])
-            assert isinstance(found, Tensor)
-            self._values[node] = found.detach()
+                self._values[node] = node.target(*args, **kwargs)
         return self._values[node]
 
     def parameter_of(self, place: Place) -> str | None:
@@ -130,7 +136,7 @@ class Flow:
         made = self._made(node)
         numbers = {line.number for line in made}
         for source in node.all_input_nodes:
-            if source in self.constants:
+            if source not in self._from_data:
                 continue
             for dim, line in self._places(source):
                 if line.number in numbers:
@@ -157,7 +163,7 @@ class Flow:
         read = [
             line
             for source in node.all_input_nodes
-            if source not in self.constants
+            if source in self._from_data
             for _, lines in self.coupling.node_lines.get(source, [])
             for _, line in lines
         ]
@@ -171,3 +177,16 @@ class Flow:
                 new = (self._has(made) & ~self._has(read))[line.channels] & (line.channels >= 0)
                 if bool(new.any()):
                     yield Make(node, Place(operand, dim, line, new))
+
+
+def _from_data(graph: Graph) -> set[Node]:
+    """The tensors that depend on what the inputs hold, and not on their shapes alone.
+
+    The first state of a recurrent network does not.
+    """
+    found: set[Node] = set()
+    for node in graph.nodes:
+        is_fed = node.op == "placeholder" or bool(found.intersection(node.all_input_nodes))
+        if is_fed and isinstance(node.meta.get("val"), Tensor | list | tuple):
+            found.add(node)
+    return found

@@ -267,10 +267,11 @@ def _grams(subject: Subject, reads: Iterable[Read]) -> dict[Sight, _Gram]:
         for batch in subject.batches(_ROWS, _PER_CALL):
             watch.watch(batch)
         return found
-    inputs = drawn(subject.program, subject.generator, rows=_PER_CALL, calls=_CALLS)
+    size = subject.rows_per_call(_PER_CALL)
+    inputs = drawn(subject.program, subject.generator, rows=size, calls=_CALLS)
     for number, leaves in enumerate(inputs):
         try:
-            watch.watch(Batch(leaves, None, _PER_CALL))
+            watch.watch(Batch(leaves, None, size))
         except torch.OutOfMemoryError:
             raise
         except _DOES_NOT_RUN:
