@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from secateur.jobs import Job, JobKind
 from secateur.models import ModelFormat, TensorInfo
 from secateur.spec import JobSpec
+from store import slots
 from store.artifacts import Artifacts
 from store.blobs import put
 from store.file_blobs import FileBlobs
@@ -40,6 +41,8 @@ class Bench:
     announced: "queue.Queue[str]" = field(default_factory=queue.Queue)
     released: list[Released] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
+    sent_next: list[list[str]] = field(default_factory=list)
+    """The jobs of sweeps that were sent, at each look at what comes next."""
 
     @property
     def engine(self) -> Engine:
@@ -144,6 +147,11 @@ def bench(tmp_path: Path, sqlite_template: Path, launcher: Launcher) -> Iterator
                 )
             )
 
+    def send_next() -> None:
+        with session_scope(engine) as session:
+            most = bench.place.settings.sweep_jobs_max
+            bench.sent_next.append(slots.send_next(session, datetime.now(UTC), most=most))
+
     bench = Bench(
         Workplace(
             settings=settings,
@@ -154,6 +162,7 @@ def bench(tmp_path: Path, sqlite_template: Path, launcher: Launcher) -> Iterator
             announce=lambda job_id: bench.announced.put(job_id),
             send=lambda job_id: bench.sent.append(job_id),
             release=release,
+            send_next=send_next,
             functions={},
         )
     )
