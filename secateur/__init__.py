@@ -2,6 +2,7 @@
 
 from secateur.apply import Applied, apply_plan
 from secateur.client import Client
+from secateur.comparison import Comparison, comparison_csv, comparison_table
 from secateur.errors import (
     ConnectionFailed,
     DownloadCorrupt,
@@ -20,6 +21,7 @@ from secateur.models import Dataset, Model
 from secateur.plan import Plan
 from secateur.report import Report
 from secateur.spec import JobSpec, PlanSpec
+from secateur.sweeps import Sweep, SweepSpec, SweepState
 from secateur.transport import Retries
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ __all__ = [
     "Applied",
     "Artifact",
     "Client",
+    "Comparison",
     "ConnectionFailed",
     "Dataset",
     "DownloadCorrupt",
@@ -51,8 +54,13 @@ __all__ = [
     "Retries",
     "SecateurError",
     "Stage",
+    "Sweep",
+    "SweepSpec",
+    "SweepState",
     "UnexpectedAnswer",
     "WaitTimeout",
     "__version__",
     "apply_plan",
+    "comparison_csv",
+    "comparison_table",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from secateur.capabilities import CRITERIA, STEPS, Needs
 from secateur.models import Dataset, Model, TensorInfo
 from secateur.problems import FieldProblem
-from secateur.spec import ApplyPlanStep, JobSpec, PruneStep
+from secateur.spec import ApplyPlanStep, JobFrame, JobSpec, PruneStep
 
 INPUTS = "inputs"
 TARGETS = "targets"
@@ -21,7 +21,12 @@ class Named:
     test: Dataset | None
 
 
-def unknown_references(spec: JobSpec, named: Named) -> list[FieldProblem]:
+def has_labels(named: Named) -> bool:
+    """Whether there is training data with labels."""
+    return named.train is not None and TARGETS in _arrays(named.train)
+
+
+def unknown_references(spec: JobFrame, named: Named) -> list[FieldProblem]:
     """The ids in a spec that are nobody's."""
     references = {
         "/model_id": (spec.model_id, named.model, "model"),
@@ -43,7 +48,7 @@ def missing_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
     for pointer, name, needs in _needs(spec):
         if needs.data and spec.data.train is None:
             detail = f"{name} needs training data: give a data set in /data/train"
-        elif needs.labels and named.train is not None and TARGETS not in _arrays(named.train):
+        elif needs.labels and named.train is not None and not has_labels(named):
             detail = (
                 f"{name} needs labels, and the data set in /data/train has only "
                 f"{', '.join(_arrays(named.train))}: add an array {TARGETS!r} to it"
