@@ -41,7 +41,7 @@ class Service:
     def claim(self, job: Job) -> None:
         with session_scope(self.engine) as session:
             assert Jobs(session).claim(job.id, datetime.now(UTC)) is not None
-        self._announce(job)
+        self.announce(job.id)
 
     def progress(self, job: Job, stage: Stage, done: int) -> None:
         with session_scope(self.engine) as session:
@@ -52,7 +52,7 @@ class Service:
                 stage=stage,
                 progress=Progress(done=done, total=10, unit="batches"),
             )
-        self._announce(job)
+        self.announce(job.id)
 
     def succeed(self, job: Job, result: dict[str, object], **files: bytes) -> None:
         artifacts = [
@@ -68,15 +68,15 @@ class Service:
             assert Jobs(session).succeed(
                 job.id, attempt=1, now=datetime.now(UTC), result=result, artifacts=artifacts
             )
-        self._announce(job)
+        self.announce(job.id)
 
     def fail(self, job: Job, failure: Failure) -> None:
         with session_scope(self.engine) as session:
             assert Jobs(session).fail(job.id, attempt=1, now=datetime.now(UTC), failure=failure)
-        self._announce(job)
+        self.announce(job.id)
 
-    def _announce(self, job: Job) -> None:
-        self.announcer.publish(job_channel(job.id), "changed")
+    def announce(self, changed_id: str) -> None:
+        self.announcer.publish(job_channel(changed_id), "changed")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from secateur.jobs import Job, JobKind
 from secateur.models import ModelFormat, TensorInfo
 from secateur.spec import JobSpec
+from secateur.sweeps import Sweep
 from store import slots
 from store.artifacts import Artifacts
 from store.blobs import put
@@ -21,6 +22,7 @@ from store.file_blobs import FileBlobs
 from store.jobs import Jobs, Released
 from store.models import Models
 from store.session import make_engine, read_scope, session_scope
+from tests.store.builders import add_sweep
 from tests.worker import programs
 from worker.attempt import Workplace, run_job
 from worker.launch import Launcher
@@ -61,6 +63,12 @@ class Bench:
         )
         with session_scope(self.engine) as session:
             return Jobs(session).create(spec, kind=JobKind.PLAN, now=datetime.now(UTC)).job.id
+
+    def add_sweep(self, function: Callable[..., object], *, count: int = 3) -> Sweep:
+        """A sweep whose children run this function; its first job's message is sent."""
+        functions = dict.fromkeys(JobKind, f"{programs.HERE}:{function.__name__}")
+        self.place = replace(self.place, functions=functions)
+        return add_sweep(self.engine, self._model_id(), count=count, now=datetime.now(UTC))
 
     def run(self, job_id: str) -> Job:
         """Do one attempt here and now, and see what became of the job."""
