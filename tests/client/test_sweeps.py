@@ -205,9 +205,7 @@ class TestCommandLine:
         sweep = client.sweep(written["sweep_id"])
         assert sweep.spec.grid.prune == {"scope": "local"}
 
-    def test_interrupted_it_cancels_the_sweep(
-        self, client, service, model_path, monkeypatch, capsys
-    ):
+    def test_interrupted_it_cancels_the_sweep(self, client, model_path, monkeypatch, capsys):
         made = []
         threads = self.when_made(monkeypatch, made.append)
 
