@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 Format = Literal["svg", "png"]
 
-_WIDTH_IN, _HEIGHT_IN, _DPI = 10.0, 5.6, 144
+_WIDTH_IN, _LEAST_HEIGHT_IN, _DPI = 10.0, 5.6, 144
+_ABOVE_IN, _BELOW_IN = 0.5, 0.6
+# Of the legend: it is the picture that grows, for small letters are for nobody.
+_ROW_IN = 0.195
 _MOST_CHARACTERS = 36
-_LEGEND_ROWS = 26
 
 # Told apart by color (the first are Tol's, for people who see colors differently) and by marker. As
 # the numbers of both have no common divisor, all lines of a sweep differ in one of them.
@@ -66,7 +68,7 @@ def chart(comparison: Comparison, file_format: Format) -> bytes:
 
     with _DRAWING:
         mpl.rcParams["svg.hashsalt"] = "secateur"  # Ids in the file are random without it.
-        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_DPI)
+        figure = Figure(figsize=(_WIDTH_IN, _height_in(comparison)), dpi=_DPI)
         description = _draw(figure, comparison)
         metadata = {
             "Title": _title(comparison),
@@ -76,6 +78,11 @@ def chart(comparison: Comparison, file_format: Format) -> bytes:
         file = io.BytesIO()
         figure.savefig(file, format=file_format, metadata=metadata)
     return file.getvalue()
+
+
+def _height_in(comparison: Comparison) -> float:
+    rows = len({row.method for row in comparison.rows})
+    return max(_LEAST_HEIGHT_IN, _ABOVE_IN + rows * _ROW_IN + _BELOW_IN)
 
 
 def _title(comparison: Comparison) -> str:
@@ -89,7 +96,9 @@ def _draw(figure: "Figure", comparison: Comparison) -> str:
         (each for each in _MEASURES if any(each.value(row) is not None for row in jobs)),
         _MEASURES[0],
     )
-    axes = figure.add_axes((0.10, 0.11, 0.58, 0.80))
+    height = figure.get_figheight()
+    bottom = _BELOW_IN / height
+    axes = figure.add_axes((0.10, bottom, 0.58, 1 - bottom - _ABOVE_IN / height))
     axes.set_title(_title(comparison), loc="left", fontsize=12, parse_math=False)
     axes.set_xlabel("MACs left, fraction of the original")
     axes.set_ylabel(measure.title)
@@ -151,7 +160,7 @@ def _draw_lines(
             bbox_to_anchor=(1.02, 1.0),
             borderaxespad=0.0,
             frameon=False,
-            fontsize=9 if len(labels) <= _LEGEND_ROWS else 9 * _LEGEND_ROWS / len(labels),
+            fontsize=9,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)  # A name with dollars in it is no formula.

@@ -56,21 +56,22 @@ def send_next(session: Session, now: datetime, *, most: int) -> list[str]:
     _lock(session)
     is_under_way = _IS_RUNNING | (_IS_WAITING & JobRow.resent_at.is_not(None))
     free = max(0, most - _count(session, is_under_way))
-    next_ids = (
+    waiting = (
         select(JobRow.id)
         .where(_IS_WAITING, JobRow.resent_at.is_(None))
         .order_by(JobRow.queued_at, JobRow.sweep_position, JobRow.id)
         .limit(free)
+        # Locked by whoever cancels them. Who waited here could be waited for there.
+        .with_for_update(skip_locked=True)
     )
-    sent = (
+    next_ids = list(session.scalars(waiting))
+    session.execute(
         update(JobRow)
-        .where(JobRow.id.in_(next_ids), JobRow.state == JobState.QUEUED)
+        .where(JobRow.id.in_(next_ids))
         .values(resent_at=now)
-        .returning(JobRow.id, JobRow.queued_at, JobRow.sweep_position)
         .execution_options(synchronize_session=False)
     )
-    rows = session.execute(sent).all()
-    return [row.id for row in sorted(rows, key=lambda row: (row.queued_at, row.sweep_position))]
+    return next_ids
 
 
 def _count(session: Session, where: ColumnElement[bool]) -> int:
