@@ -45,9 +45,11 @@ COPY secateur secateur/
 COPY store store/
 COPY service service/
 USER 10001:10001
+# The user has no home, where matplotlib would keep its list of fonts.
 ENV SECATEUR_DATA_DIR=/data \
     SECATEUR_HOST=0.0.0.0 \
-    SECATEUR_PORT=8000
+    SECATEUR_PORT=8000 \
+    MPLCONFIGDIR=/tmp/matplotlib
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \

@@ -2,6 +2,7 @@
 
 from secateur.apply import Applied, apply_plan
 from secateur.client import Client
+from secateur.comparison import Comparison, comparison_csv, comparison_table
 from secateur.errors import (
     ConnectionFailed,
     DownloadCorrupt,
@@ -22,6 +23,7 @@ from secateur.plan import Plan
 from secateur.report import Report
 from secateur.sparse import load_sparse
 from secateur.spec import JobSpec, PlanSpec
+from secateur.sweeps import Sweep, SweepSpec, SweepState
 from secateur.transport import Retries
 
 __version__ = "0.1.0"
@@ -30,6 +32,7 @@ __all__ = [
     "Applied",
     "Artifact",
     "Client",
+    "Comparison",
     "ConnectionFailed",
     "Dataset",
     "DownloadCorrupt",
@@ -54,9 +57,14 @@ __all__ = [
     "SecateurError",
     "SparseFileInvalid",
     "Stage",
+    "Sweep",
+    "SweepSpec",
+    "SweepState",
     "UnexpectedAnswer",
     "WaitTimeout",
     "__version__",
     "apply_plan",
+    "comparison_csv",
+    "comparison_table",
     "load_sparse",
 ]

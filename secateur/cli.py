@@ -13,8 +13,11 @@ from pydantic import ValidationError
 
 from secateur.amounts import Budget
 from secateur.client import Client
+from secateur.compare import followed, write_comparison
+from secateur.comparison import comparison_table
 from secateur.criteria import Aggregation, Criterion, Normalization
 from secateur.errors import JobFailed, SecateurError
+from secateur.grids import ALL
 from secateur.jobs import Job, JobState
 from secateur.plan import Plan
 from secateur.progress import ProgressLine
@@ -103,6 +106,28 @@ def _fetch(client: Client, job: Job, folder: Path) -> None:
     print(f"\n{job.id}: {', '.join(path.name for path in made)} in {folder}")
 
 
+def compare(client: Client, options: argparse.Namespace) -> None:
+    """Upload, start a sweep, follow it, write what came out into a folder, show it."""
+    folder = options.output or Path(f"{options.model.stem}-compared")
+    with ProgressLine() as line:
+        spec = {
+            "model_id": _uploaded_model(client, options.model, line),
+            "grid": _grid(options),
+            "data": _uploaded_data(client, options, line),
+            "evaluation": {"latency_rounds": options.latency_rounds},
+            "seed": options.seed,
+            "label": options.label,
+            "run_timeout_s": options.run_timeout,
+        }
+        sweep = followed(client, client.create_sweep(spec), line)
+        comparison = write_comparison(client, sweep, folder)
+    print(comparison_table(comparison), end="")
+    for child in sweep.children:
+        if child.failure is not None:
+            _say(f"{child.method}, {child.amount} failed: {child.failure.detail}")
+    print(f"\n{sweep.id}: comparison.json, comparison.csv, chart.svg, chart.png in {folder}")
+
+
 def plan(client: Client, options: argparse.Namespace) -> None:
     """Like `compress`, up to the decision."""
     with ProgressLine() as line:
@@ -177,10 +202,27 @@ def _evaluation(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _grid(options: argparse.Namespace) -> dict[str, Any]:
+    name = "macs" if options.macs is not None else "channel_ratio"
+    return {
+        "criteria": ALL if options.criteria == [ALL] else options.criteria,
+        "budgets": [{name: value} for value in getattr(options, name)],
+        "algorithms": options.algorithms,
+        "prune": _chosen(options),
+        "then": _recovery(options),
+    }
+
+
 def _recipe(options: argparse.Namespace) -> list[dict[str, Any]]:
-    steps = [_prune_step(options)]
+    first = _prune_step(options)
     if options.plan is not None:
-        steps = [{"step": "apply_plan", "plan": options.plan}]
+        first = {"step": "apply_plan", "plan": options.plan}
+    return [first, *_recovery(options)]
+
+
+def _recovery(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The steps after pruning."""
+    steps: list[dict[str, Any]] = []
     if options.train is not None:
         steps.append({"step": "recalibrate"})
     if options.finetune:
@@ -245,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_compress(commands)
+    _add_compare(commands)
     _add_plan(commands)
     _add_jobs(commands)
     command = commands.add_parser("cancel", help="stop jobs", description=cancel.__doc__)
@@ -270,6 +313,56 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="JSON",
         help="remove what this plan says, made by `secateur plan -o` and perhaps edited",
     )
+    _add_job_options(command)
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compressed)"
+    )
+    command.set_defaults(run=_checked_compress)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "compare",
+        help="make a model smaller in many ways, and compare",
+        description="Upload a model, prune it by every criterion to every budget, recover and "
+        "measure each, and write the comparison: a table, CSV, JSON and a chart.",
+    )
+    command.add_argument("model", type=_file, metavar="MODEL", help="a .pt2 file")
+    command.add_argument(
+        "--criteria",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=f"how channels are scored, or {ALL!r}: all that need no more than is given",
+    )
+    budget = command.add_mutually_exclusive_group(required=True)
+    budget.add_argument(
+        "--macs",
+        nargs="+",
+        type=float,
+        metavar="FRACTION",
+        help="multiply-accumulates that may remain",
+    )
+    budget.add_argument(
+        "--channel-ratio", nargs="+", type=float, metavar="FRACTION", help="channels to remove"
+    )
+    command.add_argument(
+        "--algorithms",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="how channels are taken out (default: the service's)",
+    )
+    _add_ways(command)
+    _add_job_options(command)
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compared)"
+    )
+    command.set_defaults(run=_checked_compare, criterion=None)
+
+
+def _add_job_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of recovery and of measuring."""
     command.add_argument("--train", type=_file, metavar="NPZ", help="data to recover with")
     command.add_argument("--test", type=_file, metavar="NPZ", help="data to measure with")
     command.add_argument(
@@ -291,10 +384,14 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="SECONDS",
         help="longest run, waiting not counted (default: %(default)s)",
     )
-    command.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compressed)"
-    )
-    command.set_defaults(run=_checked_compress)
+
+
+def _checked_compare(client: Client, options: argparse.Namespace) -> None:
+    if options.finetune and options.train is None:
+        raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
+    if ALL in options.criteria and options.criteria != [ALL]:
+        raise SystemExit(_misuse(f"--criteria {ALL} is all of them: leave out the others"))
+    compare(client, options)
 
 
 def _add_safety_options(command: argparse.ArgumentParser) -> None:
@@ -382,6 +479,12 @@ def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyE
         choices=[each.value for each in Criterion],
         help=f"how channels are scored (default: {Criterion.MAGNITUDE})",
     )
+    _add_ways(command)
+    return budget
+
+
+def _add_ways(command: argparse.ArgumentParser) -> None:
+    """Add how to prune, besides how much and by which criterion."""
     command.add_argument(
         "--option",
         action="append",
@@ -417,7 +520,6 @@ def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyE
     command.add_argument("--schedule", choices=[each.value for each in Schedule])
     command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     command.add_argument("--label", help="yours, for finding the job again")
-    return budget
 
 
 def _assignment(text: str) -> tuple[str, int | str]:

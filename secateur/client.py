@@ -7,11 +7,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel
 
+from secateur.comparison import Comparison
 from secateur.errors import JobCanceled, JobFailed, WaitTimeout
 from secateur.files import OnBytes, Source, download, source_of
 from secateur.jobs import Artifact, ArtifactList, Job, JobKind, JobPage, JobState, JobSummary
@@ -20,6 +21,7 @@ from secateur.plan import Plan
 from secateur.problems import Capabilities, Validation
 from secateur.report import Report
 from secateur.spec import JobSpec, PlanSpec, bare_plan
+from secateur.sweeps import Sweep, SweepPage, SweepSpec, SweepSummary
 from secateur.transport import Request, Retries, Transport
 
 _POLL_S = 30
@@ -27,7 +29,8 @@ _POLL_S = 30
 
 _PAGE_ROWS = 100
 
-Page = TypeVar("Page", ModelPage, DatasetPage, JobPage)
+Page = TypeVar("Page", ModelPage, DatasetPage, JobPage, SweepPage)
+Followed = TypeVar("Followed", Job, Sweep)
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -155,13 +158,13 @@ class Client:
             ValidationError: The mapping is no spec.
             ProblemError: The spec names what is not there, or what does not fit together.
         """
-        return self._create("/v1/jobs", JobSpec.model_validate(spec), idempotency_key)
+        return self._create(Job, "/v1/jobs", JobSpec.model_validate(spec), idempotency_key)
 
     def create_plan(
         self, spec: PlanSpec | Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> Job:
         """Start a dry run, a job whose result is a plan. See `create_job`."""
-        return self._create("/v1/plans", PlanSpec.model_validate(spec), idempotency_key)
+        return self._create(Job, "/v1/plans", PlanSpec.model_validate(spec), idempotency_key)
 
     def job(self, job: Job | str) -> Job:
         """A job as it is now."""
@@ -173,9 +176,10 @@ class Client:
         state: JobState | None = None,
         model_id: str | None = None,
         label: str | None = None,
+        sweep_id: str | None = None,
     ) -> Iterator[JobSummary]:
         """Every job that is like this, newest first, without its spec."""
-        query = {"state": state, "model_id": model_id, "label": label}
+        query = {"state": state, "model_id": model_id, "label": label, "sweep_id": sweep_id}
         given = {name: value for name, value in query.items() if value is not None}
         for page in self._pages(JobPage, "/v1/jobs", **given):
             yield from page.data
@@ -199,7 +203,7 @@ class Client:
             JobCanceled: It was canceled.
             WaitTimeout: It has not ended in time.
         """
-        for now in self._updates(_id(job), timeout_s):
+        for now in self._updates(Job, f"/v1/jobs/{_id(job)}", timeout_s):
             if on_update is not None:
                 on_update(now)
             if now.state is JobState.SUCCEEDED:
@@ -233,6 +237,70 @@ class Client:
     def plan(self, job: Job | str) -> Plan:
         """What a dry run decided."""
         return self._get(Plan, f"/v1/jobs/{_id(job)}/result")
+
+    # Sweeps.
+
+    def create_sweep(
+        self, spec: SweepSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> Sweep:
+        """Start many jobs of one model, to be compared. See `create_job`."""
+        return self._create(Sweep, "/v1/sweeps", SweepSpec.model_validate(spec), idempotency_key)
+
+    def sweep(self, sweep: Sweep | str) -> Sweep:
+        """A sweep as it is now."""
+        return self._get(Sweep, f"/v1/sweeps/{_id(sweep)}")
+
+    def sweeps(
+        self, *, model_id: str | None = None, label: str | None = None
+    ) -> Iterator[SweepSummary]:
+        """Every sweep that is like this, newest first, without its spec and its jobs."""
+        query = {"model_id": model_id, "label": label}
+        given = {name: value for name, value in query.items() if value is not None}
+        for page in self._pages(SweepPage, "/v1/sweeps", **given):
+            yield from page.data
+
+    def wait_sweep(
+        self,
+        sweep: Sweep | str,
+        *,
+        on_update: Callable[[Sweep], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> Sweep:
+        """Wait until a sweep has ended, however: its `state` says how, and that of each job.
+
+        Args:
+            sweep: The sweep, or its id.
+            on_update: Called with the sweep as it is now, and then whenever a job of it is in
+                another state.
+            timeout_s: How long to wait; by default for as long as it takes.
+
+        Raises:
+            WaitTimeout: It has not ended in time.
+        """
+        for now in self._updates(Sweep, f"/v1/sweeps/{_id(sweep)}", timeout_s):
+            if on_update is not None:
+                on_update(now)
+            if now.state.is_final:
+                return now
+        raise AssertionError("updates end with a final state")
+
+    def cancel_sweep(self, sweep: Sweep | str) -> Sweep:
+        """Ask for all jobs of a sweep to stop that have not ended."""
+        request = self._request("POST", f"/v1/sweeps/{_id(sweep)}/cancel", is_repeatable=True)
+        return self._transport.read_as(Sweep, self._transport.send(request))
+
+    def delete_sweep(self, sweep: Sweep | str) -> None:
+        """Delete a sweep that has ended, with its jobs and their artifacts."""
+        self._delete(f"/v1/sweeps/{_id(sweep)}")
+
+    def comparison(self, sweep: Sweep | str) -> Comparison:
+        """What is known by now of a sweep's jobs, side by side."""
+        return self._get(Comparison, f"/v1/sweeps/{_id(sweep)}/result")
+
+    def sweep_chart(self, sweep: Sweep | str, file_format: Literal["svg", "png"] = "svg") -> bytes:
+        """The comparison as a picture."""
+        path = f"/v1/sweeps/{_id(sweep)}/chart.{file_format}"
+        return self._transport.send(self._request("GET", path, is_repeatable=True)).content
 
     # Artifacts.
 
@@ -312,7 +380,13 @@ class Client:
             page = self._page(kind, path, limit=str(_PAGE_ROWS), cursor=page.next_cursor, **query)
             yield page
 
-    def _create(self, path: str, spec: JobSpec | PlanSpec, idempotency_key: str | None) -> Job:
+    def _create(
+        self,
+        kind: type[Kind],
+        path: str,
+        spec: JobSpec | PlanSpec | SweepSpec,
+        idempotency_key: str | None,
+    ) -> Kind:
         request = self._request(
             "POST",
             path,
@@ -320,7 +394,7 @@ class Client:
             headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
             is_repeatable=True,
         )
-        return self._transport.read_as(Job, self._transport.send(request))
+        return self._transport.read_as(kind, self._transport.send(request))
 
     def _upload(
         self,
@@ -348,22 +422,23 @@ class Client:
         request = self._request("DELETE", path, is_repeatable=True)
         self._transport.send(request)
 
-    def _updates(self, job_id: str, timeout_s: float | None) -> Iterator[Job]:
-        """A job as it is, and each time that it has changed, until it is final."""
+    def _updates(
+        self, kind: type[Followed], path: str, timeout_s: float | None
+    ) -> Iterator[Followed]:
+        """A job or sweep as it is, and each time that it has changed, until it is final."""
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        path = f"/v1/jobs/{job_id}"
         response = self._transport.send(self._request("GET", path, is_repeatable=True))
         while True:
-            job = self._transport.read_as(Job, response)
-            yield job
-            if job.state.is_final:
+            now = self._transport.read_as(kind, response)
+            yield now
+            if now.state.is_final:
                 return
             etag = response.headers["ETag"]
             while True:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     assert timeout_s is not None
-                    raise WaitTimeout(job, timeout_s)
+                    raise WaitTimeout(now, timeout_s)
                 response = self._poll(path, etag, min(_POLL_S, left_s))
                 if response.status_code != httpx.codes.NOT_MODIFIED:
                     break
@@ -388,7 +463,7 @@ class Client:
         return response
 
 
-def _id(job: Job | str) -> str:
+def _id(job: Job | Sweep | str) -> str:
     return job if isinstance(job, str) else job.id
 
 

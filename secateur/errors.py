@@ -7,7 +7,7 @@
   * JobNotSucceeded
     x JobFailed         the job ended with a failure
     x JobCanceled       the job was canceled
-  x WaitTimeout         the job had not ended when the time was over
+  x WaitTimeout         the job, or sweep, had not ended when the time was over
   x DownloadCorrupt     what arrived is not what the service announced
   x PlanMismatch        a plan cannot be applied to this module
   x SparseFileInvalid   a file of sparse weights is none, or damaged
@@ -18,6 +18,7 @@ from pathlib import Path
 from secateur.failures import Failure
 from secateur.jobs import Job
 from secateur.problems import Problem
+from secateur.sweeps import Sweep
 
 
 class SecateurError(Exception):
@@ -85,9 +86,9 @@ class JobCanceled(JobNotSucceeded):
 
 
 class WaitTimeout(SecateurError, TimeoutError):
-    """The job had not ended when the time was over. It goes on."""
+    """The job, or sweep, had not ended when the time was over. It goes on."""
 
-    def __init__(self, job: Job, timeout_s: float) -> None:
+    def __init__(self, job: Job | Sweep, timeout_s: float) -> None:
         self.job = job
         super().__init__(f"{job.id} is {job.state} after {timeout_s:g} s")
 

@@ -59,7 +59,11 @@ class Failure(Output):
     code: FailureCode
     detail: str = Field(description="What was wrong, what is allowed, what to do.")
     is_retryable: bool = Field(description="Whether the same job may succeed when sent again.")
+    pointer: str | None = Field(
+        description="JSON pointer into the spec; null where no field is the reason.",
+        examples=["/recipe/0/budget/macs"],
+    )
 
     @classmethod
-    def of(cls, code: FailureCode, detail: str) -> "Failure":
-        return cls(code=code, detail=detail, is_retryable=code.is_retryable)
+    def of(cls, code: FailureCode, detail: str, pointer: str | None = None) -> "Failure":
+        return cls(code=code, detail=detail, is_retryable=code.is_retryable, pointer=pointer)

@@ -76,6 +76,7 @@ class JobSummary(Output):
     model_id: str
     spec_sha256: str = Field(description="Digest of the canonical spec: equal specs, equal digest.")
     label: str | None = Field(description="The spec's own label, for filtering lists.")
+    sweep_id: str | None = Field(description="The sweep that it is a job of; null for others.")
     failure: Failure | None = Field(description="Why it failed; null unless `failed`.")
     created_at: datetime
     started_at: datetime | None = Field(description="Start of the latest attempt.")

@@ -7,7 +7,7 @@ QUEUE = "jobs"
 
 
 def job_channel(job_id: str) -> str:
-    """The publish-subscribe channel on which changes of a job are announced."""
+    """The publish-subscribe channel on which changes of a job, or of a sweep, are announced."""
     return f"secateur:job:{job_id}"
 
 

@@ -82,6 +82,7 @@ class Limits(Output):
     dataset_bytes: int
     page_size: int
     wait_s: int
+    sweep_jobs: int
 
 
 class Capabilities(Output):

@@ -1,10 +1,11 @@
-"""A job's progress for whoever looks at a terminal, or reads a log."""
+"""A job's progress, or a sweep's, for whoever looks at a terminal, or reads a log."""
 
 import sys
 from types import TracebackType
 from typing import Self, TextIO
 
 from secateur.jobs import Job
+from secateur.sweeps import Sweep
 
 _BAR_CHARACTERS = 24
 
@@ -40,6 +41,14 @@ class ProgressLine:
             done, total = job.progress.done, max(1, job.progress.total)
             counted = f"{done}/{total} {job.progress.unit}"
             self._show(what, f"{what:<12} {bar(done / total)} {counted}")
+
+    def sweep(self, sweep: Sweep) -> None:
+        """Show how many jobs of a sweep have ended."""
+        counts = sweep.counts
+        line = f"{counts.final} of {counts.total} done"
+        if counts.failed:
+            line += f", {counts.failed} failed"
+        self._show(line, f"{line:<24} {bar(counts.final / max(1, counts.total))}")
 
     def bytes(self, what: str, done: int, total: int) -> None:
         """Show how far a transfer is."""

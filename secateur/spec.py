@@ -194,12 +194,10 @@ class Evaluation(Input):
     )
 
 
-class JobSpec(Input):
-    """One model, one recipe, and how the result is measured."""
+class JobFrame(Input):
+    """What a job is asked besides its recipe. The jobs of a sweep share it."""
 
-    spec_version: Literal[1] = Field(default=1, description="Version of this schema.")
     model_id: str = Field(examples=["mdl_0f8n2q4k6m8p0r2t4v6x8z0b"])
-    recipe: tuple[Step, ...] = Field(min_length=1, max_length=100)
     data: Data = Field(default_factory=Data)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     safety: Safety | None = Field(
@@ -219,6 +217,16 @@ class JobSpec(Input):
         """Hex digest of the canonical spec. The label takes no part: it changes no result."""
         canonical = self.model_dump_json(exclude={"label"})
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+Recipe = Annotated[tuple[Step, ...], Field(min_length=1, max_length=100)]
+
+
+class JobSpec(JobFrame):
+    """One model, one recipe, and how the result is measured."""
+
+    spec_version: Literal[1] = Field(default=1, description="Version of this schema.")
+    recipe: Recipe
 
     @model_validator(mode="after")
     def _a_step_prunes(self) -> Self:

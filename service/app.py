@@ -31,8 +31,9 @@ from service.problems import (
     problems,
 )
 from service.reference import reference
-from service.routes import datasets, discovery, jobs, models, operations, results
+from service.routes import datasets, discovery, jobs, models, operations, results, sweeps
 from service.settings import ServiceSettings
+from service.sweeps import SweepService
 from store.file_blobs import FileBlobs
 from store.session import make_engine
 
@@ -86,6 +87,7 @@ def _services(settings: ServiceSettings, messages: Messages) -> Services:
         models=ModelService(engine, blobs, settings.model_max_bytes),
         datasets=DatasetService(engine, blobs, settings.dataset_max_bytes),
         jobs=JobService(engine, blobs, messages, settings.retry_after_s),
+        sweeps=SweepService(engine, blobs, messages),
     )
 
 
@@ -94,7 +96,7 @@ def _add_routes(app: FastAPI) -> None:
         errors.KeyMissing, errors.KeyUnknown, errors.NotReady, errors.InternalError
     )
     # Discovery first: /v1/jobs/validate is no job.
-    routers = [module.router for module in (discovery, models, datasets, jobs, results)]
+    routers = [module.router for module in (discovery, models, datasets, jobs, results, sweeps)]
     for router in routers:
         app.include_router(router, dependencies=[DOCUMENTED], responses=everywhere)
     app.include_router(operations.router)

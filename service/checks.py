@@ -7,7 +7,7 @@ from secateur.capabilities import STEPS, Needs, needs_of
 from secateur.models import Dataset, Model, TensorInfo
 from secateur.problems import FieldProblem
 from secateur.pruning import PruneStep
-from secateur.spec import ApplyPlanStep, JobSpec
+from secateur.spec import ApplyPlanStep, JobFrame, JobSpec
 
 INPUTS = "inputs"
 TARGETS = "targets"
@@ -23,7 +23,12 @@ class Named:
     test: Dataset | None
 
 
-def unknown_references(spec: JobSpec, named: Named) -> list[FieldProblem]:
+def has_labels(named: Named) -> bool:
+    """Whether there is training data with labels."""
+    return named.train is not None and TARGETS in _arrays(named.train)
+
+
+def unknown_references(spec: JobFrame, named: Named) -> list[FieldProblem]:
     """The ids in a spec that are nobody's."""
     references = {
         "/model_id": (spec.model_id, named.model, "model"),
@@ -45,7 +50,7 @@ def missing_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
     for pointer, name, needs in _needs(spec):
         if needs.data and spec.data.train is None:
             detail = f"{name} needs training data: give a data set in /data/train"
-        elif needs.labels and named.train is not None and TARGETS not in _arrays(named.train):
+        elif needs.labels and named.train is not None and not has_labels(named):
             detail = (
                 f"{name} needs labels, and the data set in /data/train has only "
                 f"{', '.join(_arrays(named.train))}: add an array {TARGETS!r} to it"

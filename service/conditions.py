@@ -1,10 +1,12 @@
-"""Conditions and ranges in request headers (RFC 9110, sections 13 and 14)."""
+"""Conditions, preferences and ranges in request headers (RFC 9110, sections 12 to 14)."""
 
 import re
 from dataclasses import dataclass
 
 # Up to 18 digits: no file is longer, and int() refuses to read thousands.
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.IGNORECASE | re.ASCII)
+
+_WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,19 @@ def is_match(if_none_match: str | None, etag: str) -> bool:
         return False
     tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
     return "*" in tags or etag in tags
+
+
+def is_preferred(accept: str | None, media_type: str) -> bool:
+    """Whether a caller asks for this kind by name, rather than for JSON."""
+    weights = dict(_weighted(part) for part in (accept or "").split(","))
+    wanted = weights.get(media_type, 0.0)
+    return wanted > 0 and wanted >= weights.get("application/json", 0.0)
+
+
+def _weighted(part: str) -> tuple[str, float]:
+    kind, *parameters = (each.strip().lower() for each in part.split(";"))
+    weights = (each[2:] for each in parameters if _WEIGHT.fullmatch(each))
+    return kind, float(next(weights, "1"))
 
 
 def requested_range(

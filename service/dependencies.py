@@ -13,6 +13,7 @@ from service.errors import MalformedDigest, MediaTypeUnsupported
 from service.files import DatasetService, ModelService
 from service.jobs import JobService
 from service.settings import ServiceSettings
+from service.sweeps import SweepService
 from service.uploads import Upload
 from store.blobs import BlobStore
 
@@ -33,6 +34,7 @@ class Services:
     models: ModelService
     datasets: DatasetService
     jobs: JobService
+    sweeps: SweepService
 
 
 async def services_of(request: Request) -> Services:
@@ -97,6 +99,14 @@ Sha256Filter = Annotated[
     Query(
         pattern=r"^[0-9a-f]{64}$",
         description="Only the file with this digest: ask before sending it again.",
+    ),
+]
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for news; more than `limits.wait_s` is cut to it.",
     ),
 ]
 IfNoneMatch = Annotated[str | None, Header(description="An `ETag` that you have.")]

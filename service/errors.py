@@ -18,6 +18,7 @@
     - ModelNotFound              model.not_found
     - DatasetNotFound            dataset.not_found
     - JobNotFound                job.not_found
+    - SweepNotFound              sweep.not_found
     - ArtifactNotFound           artifact.not_found
     - ErrorCodeNotFound          code.not_found
   * Conflict                 409
@@ -25,6 +26,9 @@
     - DatasetInUse               dataset.in_use
     - JobTerminal                job.terminal
     - JobNotFinal                job.not_final
+    - JobInSweep                 job.in_sweep
+    - SweepTerminal              sweep.terminal
+    - SweepNotFinal              sweep.not_final
     - JobNotFinished             job.not_finished
     - JobHasNoResult             job.no_result
   * UploadError
@@ -51,6 +55,7 @@ from typing import ClassVar
 from secateur.failures import Failure
 from secateur.jobs import Job, JobState
 from secateur.problems import FieldProblem
+from secateur.sweeps import Sweep
 
 
 class ServiceError(Exception):
@@ -263,6 +268,14 @@ class JobNotFound(NotFound):
         super().__init__(f"no job has the id {job_id[:100]!r}; it may have been deleted")
 
 
+class SweepNotFound(NotFound):
+    code = "sweep.not_found"
+    title = "There is no such sweep"
+
+    def __init__(self, sweep_id: str) -> None:
+        super().__init__(f"no sweep has the id {sweep_id[:100]!r}; it may have been deleted")
+
+
 class ArtifactNotFound(NotFound):
     code = "artifact.not_found"
     title = "There is no such artifact"
@@ -320,6 +333,35 @@ class JobNotFinal(Conflict):
 
     def __init__(self, job: Job) -> None:
         super().__init__(f"{job.id} is {job.state}; cancel it, and delete it when it is canceled")
+
+
+class JobInSweep(Conflict):
+    code = "job.in_sweep"
+    title = "The job belongs to a sweep"
+
+    def __init__(self, job_id: str, *, sweep_id: str) -> None:
+        super().__init__(f"{job_id} is a job of {sweep_id}, and goes with it: delete the sweep")
+
+
+class SweepTerminal(Conflict):
+    code = "sweep.terminal"
+    title = "The sweep has ended already"
+
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__(f"{sweep.id} is {sweep.state}: there is nothing left to cancel")
+
+
+class SweepNotFinal(Conflict):
+    code = "sweep.not_final"
+    title = "The sweep has not ended"
+    is_retryable = True
+
+    def __init__(self, sweep: Sweep) -> None:
+        counts = sweep.counts
+        super().__init__(
+            f"{counts.total - counts.final} of {counts.total} jobs of {sweep.id} have not ended; "
+            "cancel it, and delete it when it is canceled"
+        )
 
 
 class JobNotFinished(Conflict):

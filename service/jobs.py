@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from secateur.jobs import Artifact, Job, JobKind, JobPage, JobState
 from secateur.problems import FieldProblem, Validation
-from secateur.spec import JobSpec
+from secateur.spec import JobFrame, JobSpec
 from service import errors
 from service.checks import (
     Named,
@@ -92,10 +92,16 @@ class JobService:
         state: JobState | None,
         model_id: str | None,
         label: str | None,
+        sweep_id: str | None,
     ) -> JobPage:
         with cursors_checked(), read_scope(self.engine) as session:
             jobs, next_cursor = Jobs(session).page(
-                limit=limit, cursor=cursor, state=state, model_id=model_id, label=label
+                limit=limit,
+                cursor=cursor,
+                state=state,
+                model_id=model_id,
+                label=label,
+                sweep_id=sweep_id,
             )
         return JobPage(data=jobs, next_cursor=next_cursor)
 
@@ -115,12 +121,22 @@ class JobService:
             job = _existing(session, job_id)
         if job.state != before.state:
             self.messages.announce(job_id)
+            if job.sweep_id is not None:
+                self.messages.announce(job.sweep_id)
         return job
 
     def delete(self, job_id: str) -> None:
-        """Delete a job that has ended, its artifacts, and their bytes if nothing else has them."""
+        """Delete a job that has ended, its artifacts, and their bytes if nothing else has them.
+
+        Raises:
+            JobNotFound: There is no such job.
+            JobInSweep: It is a sweep's, and goes with it.
+            JobNotFinal: It has not ended.
+        """
         with session_scope(self.engine) as session:
             job = _existing(session, job_id)
+            if job.sweep_id is not None:
+                raise errors.JobInSweep(job_id, sweep_id=job.sweep_id)
             digests = [artifact.sha256 for artifact in Artifacts(session).of_job(job_id)]
             if not Jobs(session).delete(job_id):
                 raise errors.JobNotFinal(job)
@@ -179,7 +195,7 @@ def _create(
             replay = Jobs(session).replay(idempotency_key, fingerprint=fingerprint)
             if replay is not None:
                 return Created(replay, is_replay=True)
-        _check(spec, _pinned(session, spec))
+        _check(spec, pinned(session, spec))
         return Jobs(session).create(
             spec, kind=kind, now=now(), idempotency_key=idempotency_key, fingerprint=fingerprint
         )
@@ -194,7 +210,7 @@ def _existing(session: Session, job_id: str) -> Job:
     return job
 
 
-def _pinned(session: Session, spec: JobSpec) -> Named:
+def pinned(session: Session, spec: JobFrame) -> Named:
     """What the spec names, so that it stays until the job is there to protect it."""
     datasets = Datasets(session)
     return Named(
@@ -205,13 +221,17 @@ def _pinned(session: Session, spec: JobSpec) -> Named:
 
 
 def _check(spec: JobSpec, named: Named) -> None:
-    checks: list[tuple[type[errors.SpecRefused], list[FieldProblem]]] = [
+    refuse(
         (errors.UnknownReference, unknown_references(spec, named)),
         (errors.DataMissing, [*missing_data(spec, named), *missing_test_data(spec, named)]),
         (errors.DataMismatch, [*mismatched_data(named), *unmeasurable(spec, named)]),
         (errors.PlanMismatch, mismatched_plans(spec, named)),
-    ]
-    for error, problems in checks:
+    )
+
+
+def refuse(*found: tuple[type[errors.SpecRefused], list[FieldProblem]]) -> None:
+    """Raise the first error that there are problems for."""
+    for error, problems in found:
         if problems:
             raise error(problems)
 

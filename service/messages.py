@@ -29,10 +29,10 @@ class Messages(Protocol):
         """Wake a worker for a queued job. The sweep does it again if this gets lost."""
 
     def announce(self, job_id: str) -> None:
-        """Wake whoever watches a job: its worker, and requests that wait."""
+        """Wake whoever watches a job, its worker and requests that wait; likewise for a sweep."""
 
     def watch(self, job_id: str) -> AbstractAsyncContextManager["Watch"]:
-        """Hear of what happens to a job from here on."""
+        """Hear of what happens to a job, or to a sweep, from here on."""
 
     def check(self) -> None:
         """Raise `OSError` if the broker does not answer."""

@@ -23,6 +23,8 @@ with numbers that prove it.
 4. `GET /v1/jobs/{job_id}?wait=30` until the job has ended.
 5. `GET /v1/jobs/{job_id}/result` for the numbers, `/artifacts` for the files.
 
+`POST /v1/sweeps` does the same for many recipes at once, and compares what came out.
+
 **Errors** are `application/problem+json` (RFC 9457). Program against `code`; `type` leads to what
 it means and what to do. **A job that fails is no error**: it is a job in the state `failed`, with a
 `failure`. **Every answer** has an `X-Request-Id`: yours, if you sent one.
@@ -35,6 +37,7 @@ TAGS = [
     {"name": "data sets", "description": "Examples to tune and to measure with. Immutable."},
     {"name": "jobs", "description": "Requests to compress a model, and where they are."},
     {"name": "results", "description": "What jobs measured and made."},
+    {"name": "sweeps", "description": "Many jobs of one model, and what they came to, compared."},
     {"name": "discovery", "description": "What can be asked for."},
     {"name": "operations", "description": "Health, readiness, version. No key needed."},
 ]

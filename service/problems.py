@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from formats.errors import FormatError
 from secateur.capabilities import STEPS
+from secateur.grids import LISTED
 from secateur.problems import FieldProblem, Problem
 from service import errors
 from service.errors import ServiceError
@@ -111,7 +112,8 @@ def field_problems(found: Iterable[Any]) -> list[FieldProblem]:
 
 def _is_echo(found: Any) -> bool:
     """A list is said to be too short as well if all that is in it is wrong."""
-    return found["type"] == "too_short" and bool(len(found["input"]) >= found["ctx"]["min_length"])
+    least = found.get("ctx", {}).get("min_length")
+    return found["type"] == "too_short" and least is not None and len(found["input"]) >= least
 
 
 def _field_problem(found: Any) -> FieldProblem:
@@ -133,11 +135,12 @@ def _detail(found: Any) -> str:
 
 
 def _without_tags(path: list[str | int]) -> list[str | int]:
-    """Drop the discriminator's value that pydantic puts after an index of a tagged union."""
+    """Drop the tags that pydantic puts after the place of a tagged union."""
     return [
         part
         for before, part in zip(("", *path), path, strict=False)
         if not (isinstance(before, int) and part in STEPS)
+        and (before, part) != ("criteria", LISTED)
     ]
 
 

@@ -1,13 +1,25 @@
-"""Jobs as bytes."""
+"""Documents as bytes."""
 
 import hashlib
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from secateur.jobs import Job
+CREATED: dict[str, Any] = {
+    "description": "Queued. `Location` says where to follow it, `Retry-After` when to ask again.",
+    "headers": {
+        "Location": {"schema": {"type": "string"}},
+        "Retry-After": {"schema": {"type": "integer"}},
+        "Idempotency-Replayed": {
+            "description": "`true` if this key came before: the answer is the first one's.",
+            "schema": {"type": "string"},
+        },
+    },
+}
+"""What OpenAPI says of the answer to a request that makes something."""
 
 
 def json_response(
@@ -24,6 +36,6 @@ def json_response(
     )
 
 
-def job_etag(job: Job) -> str:
+def document_etag(document: BaseModel) -> str:
     """Strong: equal bytes, equal tag."""
-    return f'"{hashlib.sha256(job.model_dump_json().encode()).hexdigest()[:32]}"'
+    return f'"{hashlib.sha256(document.model_dump_json().encode()).hexdigest()[:32]}"'

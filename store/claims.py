@@ -38,6 +38,7 @@ class Claim:
 
     job_id: str
     attempt: int
+    sweep_id: str | None
     kind: JobKind
     spec: JobSpec
     model: ModelInput
@@ -51,6 +52,7 @@ def claimed(session: Session, row: JobRow) -> Claim:
     return Claim(
         job_id=row.id,
         attempt=row.attempt,
+        sweep_id=row.sweep_id,
         kind=row.kind,
         spec=JobSpec.model_validate(row.spec),
         model=ModelInput(model.id, model.format, model.filename, model.sha256, model.size_bytes),

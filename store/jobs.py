@@ -22,7 +22,8 @@ from store.errors import IdempotencyMismatch
 from store.ids import is_id, new_id
 from store.paging import newest_first
 from store.rows import as_job, as_summary
-from store.tables import JobRow
+from store.slots import SWEEP_JOBS_MAX, take_slot
+from store.tables import FAILURE_POINTER_LENGTH, JobRow
 from store.transitions import AT_REST, FINAL_STATES, move, move_all
 
 
@@ -41,6 +42,24 @@ class Released:
     queued: list[str]
     failed: list[str]
     canceled: list[str]
+
+
+def new_job(spec: JobSpec, *, kind: JobKind, now: datetime) -> dict[str, Any]:
+    """The columns of a job that is queued now, with a fresh id."""
+    return {
+        "id": new_id("job"),
+        "kind": kind,
+        "state": JobState.QUEUED,
+        "attempt": 0,
+        "spec": spec.model_dump(mode="json"),
+        "spec_sha256": spec.sha256,
+        "model_id": spec.model_id,
+        "train_dataset_id": spec.data.train,
+        "test_dataset_id": spec.data.test,
+        "label": spec.label,
+        "created_at": now,
+        "queued_at": now,
+    }
 
 
 class Jobs:
@@ -71,20 +90,9 @@ class Jobs:
             IdempotencyMismatch: The key came before with another fingerprint.
         """
         values = {
-            "id": new_id("job"),
-            "kind": kind,
-            "state": JobState.QUEUED,
-            "attempt": 0,
-            "spec": spec.model_dump(mode="json"),
-            "spec_sha256": spec.sha256,
-            "model_id": spec.model_id,
-            "train_dataset_id": spec.data.train,
-            "test_dataset_id": spec.data.test,
-            "label": spec.label,
+            **new_job(spec, kind=kind, now=now),
             "idempotency_key": idempotency_key,
             "idempotency_fingerprint": fingerprint,
-            "created_at": now,
-            "queued_at": now,
         }
         dialect = postgresql if self._session.get_bind().dialect.name == "postgresql" else sqlite
         # Waits for a transaction that is adding the same key, and then adds nothing.
@@ -137,13 +145,19 @@ class Jobs:
         state: JobState | None = None,
         model_id: str | None = None,
         label: str | None = None,
+        sweep_id: str | None = None,
     ) -> tuple[list[JobSummary], str | None]:
         """Jobs, newest first, and the cursor of the next page.
 
         Raises:
             BadCursor: `cursor` was not made here.
         """
-        wanted = {JobRow.state: state, JobRow.model_id: model_id, JobRow.label: label}
+        wanted = {
+            JobRow.state: state,
+            JobRow.model_id: model_id,
+            JobRow.label: label,
+            JobRow.sweep_id: sweep_id,
+        }
         where = [column == value for column, value in wanted.items() if value is not None]
         rows, next_cursor = newest_first(
             self._session,
@@ -155,13 +169,22 @@ class Jobs:
         )
         return [as_summary(row) for row in rows], next_cursor
 
-    def claim(self, job_id: str, now: datetime) -> Claim | None:
+    def claim(
+        self, job_id: str, now: datetime, *, sweep_jobs_max: int = SWEEP_JOBS_MAX
+    ) -> Claim | None:
         """Take a queued job: a new attempt begins.
+
+        Args:
+            job_id: The job.
+            now: When the attempt begins.
+            sweep_jobs_max: How many jobs of sweeps may run at once, over all workers.
 
         Returns:
             All that the attempt needs. None: there is nothing to do, for the job is another's,
-            canceled, finished or deleted.
+            canceled, finished or deleted; or it is a sweep's, and has to wait for others of them.
         """
+        if not take_slot(self._session, job_id, most=sweep_jobs_max):
+            return None
         row = self._session.scalars(
             update(JobRow)
             .where(JobRow.id == job_id, JobRow.state == JobState.QUEUED)
@@ -259,6 +282,7 @@ class Jobs:
             # PostgreSQL keeps no text with a zero in it, and a failure is kept whatever it says.
             failure_detail=failure.detail.replace("\0", " "),
             result=result,
+            failure_pointer=_kept_pointer(failure),
             **AT_REST,
         )
         if is_ours:
@@ -345,12 +369,15 @@ class Jobs:
         """Jobs queued for longer than `older_than`: their message may be lost.
 
         Each is marked as sent again now, so that the next call gives it after `older_than` more.
+        Jobs of sweeps that were not sent yet are not among them: `slots.send_next` gives those.
         """
+        is_sent = JobRow.sweep_id.is_(None) | JobRow.resent_at.is_not(None)
         last_sent_at = func.coalesce(JobRow.resent_at, JobRow.queued_at)
         query = (
             update(JobRow)
             .where(
                 JobRow.state == JobState.QUEUED,
+                is_sent,
                 JobRow.queued_at <= now - older_than,
                 last_sent_at <= now - older_than,
             )
@@ -361,11 +388,26 @@ class Jobs:
         return list(self._session.scalars(query))
 
     def delete(self, job_id: str) -> bool:
-        """Delete a final job with its artifacts. False: it is not final, or not there."""
+        """Delete a final job with its artifacts.
+
+        False: it is not final, or not there, or a sweep's, which it goes with.
+        """
         query = (
             delete(JobRow)
-            .where(JobRow.id == job_id, JobRow.state.in_(FINAL_STATES))
+            .where(JobRow.id == job_id, JobRow.state.in_(FINAL_STATES), JobRow.sweep_id.is_(None))
             .returning(JobRow.id)
             .execution_options(synchronize_session=False)
         )
         return self._session.scalars(query).one_or_none() is not None
+
+    def sweeps_of(self, job_ids: Sequence[str]) -> list[str]:
+        """The sweeps that any of these jobs are of."""
+        query = select(JobRow.sweep_id).where(JobRow.id.in_(job_ids), JobRow.sweep_id.is_not(None))
+        return sorted({sweep_id for sweep_id in self._session.scalars(query) if sweep_id})
+
+
+def _kept_pointer(failure: Failure) -> str | None:
+    """A failure is kept whatever it says; a pointer that does not fit leads nowhere."""
+    pointer = failure.pointer
+    is_kept = pointer is not None and "\0" not in pointer and len(pointer) <= FAILURE_POINTER_LENGTH
+    return pointer if is_kept else None

@@ -11,9 +11,9 @@ from sqlalchemy.orm import QueryableAttribute, Session, defer
 
 from store.errors import BadCursor
 from store.ids import is_id
-from store.tables import DatasetRow, JobRow, ModelRow, UtcDateTime
+from store.tables import DatasetRow, JobRow, ModelRow, SweepRow, UtcDateTime
 
-Row = TypeVar("Row", ModelRow, DatasetRow, JobRow)
+Row = TypeVar("Row", ModelRow, DatasetRow, JobRow, SweepRow)
 
 
 def newest_first(
@@ -55,7 +55,7 @@ def newest_first(
     return rows[:limit], _encode(rows[limit - 1])
 
 
-def _encode(row: ModelRow | DatasetRow | JobRow) -> str:
+def _encode(row: ModelRow | DatasetRow | JobRow | SweepRow) -> str:
     position = json.dumps([row.__tablename__, row.created_at.isoformat(), row.id])
     return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
 

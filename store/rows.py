@@ -22,7 +22,8 @@ def as_summary(row: JobRow) -> JobSummary:
         model_id=row.model_id,
         spec_sha256=row.spec_sha256,
         label=row.label,
-        failure=_failure(row),
+        sweep_id=row.sweep_id,
+        failure=failure_in(row),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
@@ -76,8 +77,8 @@ def _progress(row: JobRow) -> Progress | None:
     return Progress(done=row.progress_done, total=row.progress_total, unit=row.progress_unit)
 
 
-def _failure(row: JobRow) -> Failure | None:
+def failure_in(row: JobRow) -> Failure | None:
     if row.failure_code is None:
         return None
     assert row.failure_detail is not None
-    return Failure.of(row.failure_code, row.failure_detail)
+    return Failure.of(row.failure_code, row.failure_detail, row.failure_pointer)

@@ -26,6 +26,7 @@ from secateur.models import DatasetFormat, ModelFormat
 ID = String(32)
 SHA256 = String(64)
 FILENAME = String(255)
+FAILURE_POINTER_LENGTH = 500
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -113,6 +114,31 @@ class DatasetRow(Base):
     created_at: Mapped[datetime]
 
 
+class SweepRow(Base):
+    """A sweep: what was asked. How it is follows from its jobs."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = (
+        UniqueConstraint("idempotency_key"),
+        Index(None, "created_at", "id"),
+        Index(None, "label"),
+        Index(None, "model_id"),
+    )
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    spec_sha256: Mapped[str] = mapped_column(SHA256)
+    model_id: Mapped[str] = mapped_column(ID)
+    label: Mapped[str | None] = mapped_column(String(200))
+
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    idempotency_fingerprint: Mapped[str | None] = mapped_column(SHA256)
+
+    created_at: Mapped[datetime]
+    canceled_at: Mapped[datetime | None]
+    """When it was asked to be canceled."""
+
+
 class JobRow(Base):
     """A job. Only `store.jobs` changes `state`.
 
@@ -130,6 +156,7 @@ class JobRow(Base):
         Index(None, "train_dataset_id"),
         Index(None, "test_dataset_id"),
         Index(None, "label"),
+        Index(None, "sweep_id", "sweep_position"),
     )
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)
@@ -145,12 +172,19 @@ class JobRow(Base):
     test_dataset_id: Mapped[str | None] = mapped_column(ID)
     label: Mapped[str | None] = mapped_column(String(200))
 
+    sweep_id: Mapped[str | None] = mapped_column(ForeignKey("sweeps.id"))
+    """The sweep that it is a job of. Neither goes without the other: see `Sweeps.delete`."""
+    sweep_position: Mapped[int | None]
+    sweep_method: Mapped[str | None]
+    sweep_amount: Mapped[str | None]
+
     stage: Mapped[Stage | None]
     progress_done: Mapped[int | None] = mapped_column(BigInteger)
     progress_total: Mapped[int | None] = mapped_column(BigInteger)
     progress_unit: Mapped[str | None] = mapped_column(String(40))
     failure_code: Mapped[FailureCode | None]
     failure_detail: Mapped[str | None]
+    failure_pointer: Mapped[str | None] = mapped_column(String(FAILURE_POINTER_LENGTH))
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
@@ -160,7 +194,8 @@ class JobRow(Base):
     queued_at: Mapped[datetime]
     """When it last became `queued`: at creation, or when its worker was lost."""
     resent_at: Mapped[datetime | None]
-    """When the sweep last sent its message again."""
+    """When the sweep of lost messages last sent its message again. Of a sweep's job, when its
+    message was last sent: null while it waits for its turn to be sent."""
     started_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

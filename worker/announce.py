@@ -1,4 +1,4 @@
-"""Saying that a job has changed, and hearing it said, through Redis.
+"""Saying that a job, or a sweep, has changed, and hearing it said, through Redis.
 
 Nothing depends on it: rows are the truth, whoever waits looks at them now and then. It makes them
 look at once.

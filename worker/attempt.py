@@ -54,6 +54,8 @@ class Workplace:
     """Have a queued job done, by whichever worker is free."""
     release: Callable[[], None]
     """Have jobs whose attempts were given up queued again."""
+    send_next: Callable[[], None]
+    """Have the jobs of sweeps done that come next."""
     functions: Mapping[JobKind, str]
 
 
@@ -62,10 +64,30 @@ def run_job(place: Workplace, job_id: str) -> None:
     if place.wakes.is_stopping:
         return
     with session_scope(place.engine) as session:
-        claim = Jobs(session).claim(job_id, _now())
-    if claim is not None:
-        place.announce(job_id)
-        _Attempt(place, claim).run()
+        claim = Jobs(session).claim(job_id, _now(), sweep_jobs_max=place.settings.sweep_jobs_max)
+    if claim is None:
+        # A job of a sweep that was canceled while it waited leaves its turn to another.
+        _send_next(place)
+        return
+    attempt = _Attempt(place, claim)
+    attempt.announce()
+    if claim.sweep_id is None:
+        attempt.run()
+        return
+    # Now, for others may run beside it; and when it has ended, in whatever way.
+    _send_next(place)
+    try:
+        attempt.run()
+    finally:
+        _send_next(place)
+
+
+def _send_next(place: Workplace) -> None:
+    try:
+        place.send_next()
+    except OperationalError:
+        # The database is away. The sweep of lost messages does it when it is back.
+        _log.exception("the next jobs of sweeps could not be sent")
 
 
 class _Attempt:
@@ -75,6 +97,12 @@ class _Attempt:
         self._name = f"{claim.job_id}, attempt {claim.attempt}"
         self._step: Step | None = None
         self._beaten_at = 0.0
+
+    def announce(self) -> None:
+        """Say that the job is in another state, to those who watch its sweep too."""
+        self._place.announce(self._claim.job_id)
+        if self._claim.sweep_id is not None:
+            self._place.announce(self._claim.sweep_id)
 
     def run(self) -> None:
         _log.info("%s begins", self._name)
@@ -233,7 +261,7 @@ class _Attempt:
     def _record(self, how: str, change: Callable[[Session], bool]) -> None:
         if self._written(change):
             _log.info("%s %s", self._name, how)
-            self._place.announce(self._claim.job_id)
+            self.announce()
         else:
             # It was asked to be canceled in its last moment, or taken while the database was away.
             self._give_up()
@@ -257,7 +285,7 @@ class _Attempt:
             is_queued = Jobs(session).give_back(job, attempt=attempt, now=_now())
         if is_queued:
             _log.info("%s is given back", self._name)
-            self._place.announce(job)
+            self.announce()
             self._place.send(job)
         else:
             self._give_up()  # It was asked to be canceled in its last moment.
@@ -272,7 +300,7 @@ class _Attempt:
             is_lost = not was_canceled and jobs.beat(job, attempt=attempt, now=LONG_AGO)
         _log.info("%s %s", self._name, "canceled" if was_canceled else "given up")
         if was_canceled:
-            self._place.announce(job)
+            self.announce()
         elif is_lost:
             self._place.release()
 

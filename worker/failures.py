@@ -27,7 +27,7 @@ def failure_of(error: BaseException, *, memory_bytes: int) -> Failure:
                 return resources.out_of_memory(memory_bytes)
     match error:
         case EngineError():
-            return Failure.of(FailureCode(error.code), str(error))
+            return Failure.of(FailureCode(error.code), str(error), error.pointer)
         case DatasetFormatError():
             return Failure.of(FailureCode.DATA_UNREADABLE, str(error))
         case FormatError():

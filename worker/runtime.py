@@ -37,6 +37,7 @@ class Runtime:
             announce=self._announcer.announce,
             send=messages.send,
             release=self._sweeper.release,
+            send_next=self._sweeper.send_next,
             functions=FUNCTIONS,
         )
 

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from store.settings import StoreSettings
+from store.slots import SWEEP_JOBS_MAX
 
 GIB = 2**30
 
@@ -63,6 +64,12 @@ class WorkerSettings(StoreSettings):
         default=60.0,
         gt=0,
         description="Seconds in the queue after which a job's message is sent again.",
+    )
+    sweep_jobs_max: int = Field(
+        default=SWEEP_JOBS_MAX,
+        ge=1,
+        description="Jobs of sweeps that run at once, over all workers: fewer than there are "
+        "workers leaves some for other jobs. The same for every worker.",
     )
     progress_s: float = Field(
         default=0.25,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from store import slots
 from store.blobs import BlobStore
 from store.collect import remove_orphans
 from store.jobs import Jobs
@@ -59,6 +60,7 @@ class Sweeper:
         """Look once."""
         self.release()
         self._send_again()
+        self.send_next()
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + _TIDY_EVERY_S
             self._tidy()
@@ -71,10 +73,24 @@ class Sweeper:
                 silent_for=timedelta(seconds=self._settings.silent_s),
                 max_attempts=self._settings.max_attempts,
             )
-        for job_id in (*released.queued, *released.failed, *released.canceled):
+            lost = (*released.queued, *released.failed, *released.canceled)
+            sweeps = Jobs(session).sweeps_of(lost)
+        for job_id in lost:
             _log.warning("%s has lost its worker", job_id)
-            self._announce(job_id)
+        for changed in (*lost, *sweeps):
+            self._announce(changed)
         for job_id in released.queued:
+            self._messages.send(job_id)
+        if sweeps:
+            self.send_next()
+
+    def send_next(self) -> None:
+        """Have the jobs of sweeps done that come next, as many as may run."""
+        with session_scope(self._engine) as session:
+            next_ids = slots.send_next(
+                session, datetime.now(UTC), most=self._settings.sweep_jobs_max
+            )
+        for job_id in next_ids:
             self._messages.send(job_id)
 
     def _send_again(self) -> None:

@@ -13,6 +13,7 @@ from secateur.models import DatasetFormat, ModelFormat
 from secateur.problems import Capabilities, CriterionInfo, Limits, StepInfo, Validation
 from secateur.pruning import Algorithm, Granularity, Schedule, Scope
 from secateur.spec import SPEC_VERSION, JobSpec, job_spec_schema
+from secateur.sweeps import MOST_JOBS
 from service.dependencies import PAGE_MAX_ROWS, ServicesDependency
 from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestInvalid
 from service.json_bodies import StrictJsonRoute
@@ -62,6 +63,7 @@ def get_capabilities(services: ServicesDependency) -> Capabilities:
             dataset_bytes=services.settings.dataset_max_bytes,
             page_size=PAGE_MAX_ROWS,
             wait_s=int(services.settings.wait_max_s),
+            sweep_jobs=MOST_JOBS,
         ),
     )
 

@@ -16,25 +16,15 @@ from service.dependencies import (
     Limit,
     Services,
     ServicesDependency,
+    Wait,
 )
 from service.json_bodies import StrictJsonRoute
 from service.problems import problems
-from service.representations import job_etag, json_response
-from service.waiting import job_when
+from service.representations import CREATED, document_etag, json_response
+from service.waiting import document_when
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=StrictJsonRoute)
 
-_CREATED = {
-    "description": "Queued. `Location` says where to follow it, `Retry-After` when to ask again.",
-    "headers": {
-        "Location": {"schema": {"type": "string"}},
-        "Retry-After": {"schema": {"type": "integer"}},
-        "Idempotency-Replayed": {
-            "description": "`true` if this key came before: the answer is the first one's.",
-            "schema": {"type": "string"},
-        },
-    },
-}
 _SPEC_PROBLEMS = problems(
     errors.RequestInvalid,
     errors.IdempotencyReused,
@@ -52,7 +42,7 @@ _SPEC_PROBLEMS = problems(
     summary="Start a job",
     status_code=status.HTTP_202_ACCEPTED,
     response_model=Job,
-    responses={202: _CREATED, **_SPEC_PROBLEMS},
+    responses={202: CREATED, **_SPEC_PROBLEMS},
 )
 def create_job(
     spec: JobSpec, services: ServicesDependency, idempotency_key: IdempotencyKey = None
@@ -73,7 +63,7 @@ def create_job(
     summary="Start a dry run",
     status_code=status.HTTP_202_ACCEPTED,
     response_model=Job,
-    responses={202: _CREATED, **_SPEC_PROBLEMS},
+    responses={202: CREATED, **_SPEC_PROBLEMS},
 )
 def create_plan(
     plan: PlanSpec, services: ServicesDependency, idempotency_key: IdempotencyKey = None
@@ -104,10 +94,13 @@ def list_jobs(
         str | None,
         Query(max_length=200, pattern=NO_ZERO, description="Only jobs with this label."),
     ] = None,
+    sweep_id: Annotated[
+        str | None, Query(max_length=100, pattern=NO_ZERO, description="Only jobs of this sweep.")
+    ] = None,
 ) -> JobPage:
     """Jobs, newest first. Follow `next_cursor` until it is null."""
     return services.jobs.page(
-        limit=limit, cursor=cursor, state=state, model_id=model_id, label=label
+        limit=limit, cursor=cursor, state=state, model_id=model_id, label=label, sweep_id=sweep_id
     )
 
 
@@ -123,14 +116,7 @@ def list_jobs(
 async def get_job(
     job_id: str,
     services: ServicesDependency,
-    wait: Annotated[
-        float,
-        Query(
-            ge=0,
-            allow_inf_nan=False,
-            description="Seconds to wait for news; more than `limits.wait_s` is cut to it.",
-        ),
-    ] = 0,
+    wait: Wait = 0,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Where a job is.
@@ -143,19 +129,20 @@ async def get_job(
 
     def is_news(job: Job) -> bool:
         if if_none_match is not None:
-            return not is_match(if_none_match, job_etag(job))
+            return not is_match(if_none_match, document_etag(job))
         return job.state.is_final
 
-    job = await job_when(
-        services.jobs,
+    job = await document_when(
+        services.jobs.get,
         job_id,
+        services.jobs.messages,
         is_awaited=is_news,
         wait_s=min(wait, services.settings.wait_max_s),
     )
-    headers = {"ETag": job_etag(job), "Cache-Control": "private, no-cache"}
+    headers = {"ETag": document_etag(job), "Cache-Control": "private, no-cache"}
     if not job.state.is_final:
         headers["Retry-After"] = str(services.settings.retry_after_s)
-    if is_match(if_none_match, job_etag(job)):
+    if is_match(if_none_match, document_etag(job)):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
     return json_response(job, headers=headers)
 
@@ -186,10 +173,13 @@ def cancel_job(job_id: str, services: ServicesDependency) -> Response:
     "/jobs/{job_id}",
     summary="Delete a job",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=problems(errors.JobNotFound, errors.JobNotFinal),
+    responses=problems(errors.JobNotFound, errors.JobNotFinal, errors.JobInSweep),
 )
 def delete_job(job_id: str, services: ServicesDependency) -> None:
-    """Delete a job that has ended, with its result and its artifacts."""
+    """Delete a job that has ended, with its result and its artifacts.
+
+    A job of a sweep goes with its sweep, so that no comparison has holes.
+    """
     services.jobs.delete(job_id)
 
 

@@ -41,7 +41,7 @@ class Service:
     def claim(self, job: Job) -> None:
         with session_scope(self.engine) as session:
             assert Jobs(session).claim(job.id, datetime.now(UTC)) is not None
-        self._announce(job)
+        self.announce(job.id)
 
     def progress(self, job: Job, stage: Stage, done: int) -> None:
         with session_scope(self.engine) as session:
@@ -52,7 +52,7 @@ class Service:
                 stage=stage,
                 progress=Progress(done=done, total=10, unit="batches"),
             )
-        self._announce(job)
+        self.announce(job.id)
 
     def succeed(self, job: Job, result: dict[str, object], **files: bytes) -> None:
         with session_scope(self.engine) as session:
@@ -63,7 +63,7 @@ class Service:
                 result=result,
                 artifacts=self._artifacts(files),
             )
-        self._announce(job)
+        self.announce(job.id)
 
     def fail(
         self,
@@ -81,7 +81,7 @@ class Service:
                 result=result,
                 artifacts=self._artifacts(files),
             )
-        self._announce(job)
+        self.announce(job.id)
 
     def _artifacts(self, files: dict[str, bytes]) -> list[NewArtifact]:
         return [
@@ -94,8 +94,8 @@ class Service:
             for name, content in files.items()
         ]
 
-    def _announce(self, job: Job) -> None:
-        self.announcer.publish(job_channel(job.id), "changed")
+    def announce(self, changed_id: str) -> None:
+        self.announcer.publish(job_channel(changed_id), "changed")
 
 
 @pytest.fixture(scope="session")

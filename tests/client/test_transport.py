@@ -25,7 +25,13 @@ CAPABILITIES = json.dumps(
         "granularities": [],
         "budgets": [],
         "steps": [],
-        "limits": {"model_bytes": 1, "dataset_bytes": 1, "page_size": 1, "wait_s": 1},
+        "limits": {
+            "model_bytes": 1,
+            "dataset_bytes": 1,
+            "page_size": 1,
+            "wait_s": 1,
+            "sweep_jobs": 1,
+        },
         "a_field_of_a_newer_service": True,
     }
 ).encode()

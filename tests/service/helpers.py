@@ -14,7 +14,7 @@ from secateur.problems import Problem
 from service.dependencies import Services
 from service.settings import ServiceSettings
 from store.session import read_scope
-from store.tables import ArtifactRow, DatasetRow, JobRow, ModelRow
+from store.tables import ArtifactRow, DatasetRow, JobRow, ModelRow, SweepRow
 
 KEY = "key-of-the-tests"
 
@@ -56,7 +56,7 @@ def kept(app: FastAPI) -> Kept:
     with read_scope(services.engine) as session:
         rows = sum(
             session.scalar(select(func.count()).select_from(table)) or 0
-            for table in (ModelRow, DatasetRow, JobRow, ArtifactRow)
+            for table in (ModelRow, DatasetRow, JobRow, ArtifactRow, SweepRow)
         )
     unfinished = services.settings.blob_dir / "unfinished"
     return Kept(
@@ -74,6 +74,43 @@ def repr_digest(content: bytes) -> str:
 def prune_spec(model_id: str, **fields: Any) -> dict[str, Any]:
     recipe = [{"step": "prune", "budget": {"channel_ratio": 0.5}}]
     return {"model_id": model_id, "recipe": recipe, **fields}
+
+
+def sweep_spec(model_id: str, **fields: Any) -> dict[str, Any]:
+    """Two criteria with two budgets."""
+    grid = {"criteria": ["magnitude", "random"], "budgets": [{"macs": 0.7}, {"macs": 0.5}]}
+    return {"model_id": model_id, "grid": grid, **fields}
+
+
+def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
+    """What a job measured: the original has an accuracy of 0.95 and 1000 MACs."""
+
+    def measured(accuracy: float | None, macs: int, p50_ms: float) -> dict[str, Any]:
+        quality = {"row_count": 8, "accuracy": accuracy, "loss": 0.25, "agreement": 1.0}
+        return {
+            "counts": {"parameters": macs // 10, "macs": macs, "size_bytes": macs // 2},
+            "file_bytes": macs * 2,
+            "quality": {**quality, "output_mse": 0.5},
+            "latency": {"p50_ms": p50_ms, "p95_ms": 3.0},
+        }
+
+    compared = {"round_count": 3, "batch_size": 1, "device": "cpu", "thread_count": 1}
+    return {
+        "format_version": 1,
+        "before": measured(None if accuracy is None else 0.95, 1000, 2.0),
+        "after_prune": measured(None if accuracy is None else accuracy - 0.1, macs, 1.5),
+        "after_recovery": measured(accuracy, macs, 1.5),
+        "latency": {"speedup": 1.25, **compared},
+        "verification": {
+            "is_exact": True,
+            "max_relative_error": 0.0,
+            "exempt_operators": [],
+            "counts_match": True,
+            "reload_matches": True,
+        },
+        "stage_seconds": {"loading": 1.5, "pruning": 2.0},
+        "warnings": [],
+    }
 
 
 def settings_in(folder: Path, **changes: Any) -> ServiceSettings:

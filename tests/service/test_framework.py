@@ -27,7 +27,7 @@ def test_a_wrong_method_on_the_framework_s_own_routes_is_a_problem_too(client):
     assert response.headers["allow"] == "GET, HEAD"
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans", "/v1/jobs/validate"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/plans", "/v1/jobs/validate", "/v1/sweeps"])
 def test_a_body_that_is_not_called_json_is_a_problem(client, path):
     for content_type in ("text/plain", "application/x-www-form-urlencoded"):
         response = client.post(path, content=b"a=b", headers={"Content-Type": content_type})

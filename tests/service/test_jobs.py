@@ -385,7 +385,7 @@ class TestValidate:
         answer = client.post("/v1/jobs/validate", json=spec)
         assert answer.status_code == 200
         pointers = [problem["pointer"] for problem in answer.json()["problems"]]
-        assert pointers == ["/model_id", "/recipe/0/budget/macs", "/seed"]
+        assert pointers == ["/model_id", "/seed", "/recipe/0/budget/macs"]
 
     def test_all_that_does_not_fit_is_said(self, client):
         spec = prune_spec("mdl_none")

@@ -13,6 +13,7 @@ from tests.service.helpers import (
     prune_spec,
     services_of,
     settings_in,
+    sweep_spec,
 )
 
 
@@ -52,6 +53,24 @@ def test_a_whole_life(client, app, model_id, dataset_id):
     client.post(f"{first.headers['location']}/cancel")
     for path in (f"/v1/models/{model_id}", f"/v1/datasets/{dataset_id}", first.headers["location"]):
         assert client.delete(path).status_code == 204
+    assert kept(app) == NOTHING
+
+
+def test_a_sweep_s_whole_life(client, app, model_id):
+    headers = {"Idempotency-Key": "a-key"}
+    answers = at_once(
+        4, lambda: client.post("/v1/sweeps", json=sweep_spec(model_id), headers=headers)
+    )
+    assert {(answer.status_code, answer.content) for answer in answers} == {
+        (202, answers[0].content)
+    }
+    path = answers[0].headers["location"]
+    assert len(client.get(f"{path}/result").json()["rows"]) == 5
+    assert_problem(client.delete(f"/v1/models/{model_id}"), 409, "model.in_use")
+    at_once(4, lambda: client.post(f"{path}/cancel"))
+    assert client.get("/v1/sweeps").json()["data"][0]["state"] == "canceled"
+    assert client.delete(path).status_code == 204
+    assert client.delete(f"/v1/models/{model_id}").status_code == 204
     assert kept(app) == NOTHING
 
 

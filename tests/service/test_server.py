@@ -19,7 +19,7 @@ from store.jobs import Jobs
 from store.session import make_engine, session_scope
 from store.settings import StoreSettings
 from tests.service.files import model_file
-from tests.service.helpers import KEY, assert_problem, prune_spec, repr_digest
+from tests.service.helpers import KEY, assert_problem, prune_spec, repr_digest, sweep_spec
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -145,6 +145,18 @@ def test_a_request_that_waits_for_any_change_is_woken_by_progress(
         Jobs(session).beat(job_id, attempt=1, now=NOW, stage=Stage.RECOVERING, progress=progress)
     announce(job_id)
     assert waiting.result().json()["progress"] == progress.model_dump()
+
+
+def test_a_request_that_waits_for_a_sweep_is_woken_by_a_change_of_a_job(client, path, wait_for):
+    model_id = client.get(path).json()["model_id"]
+    sweep = client.post("/v1/sweeps", json=sweep_spec(model_id)).json()
+    sweep_path = f"/v1/sweeps/{sweep['id']}"
+    waiting = wait_for(sweep_path, **{"If-None-Match": client.get(sweep_path).headers["etag"]})
+    client.post(f"/v1/jobs/{sweep['children'][1]['job_id']}/cancel")
+    assert waiting.result().json()["counts"]["canceled"] == 1
+    waiting = wait_for(sweep_path)
+    client.post(f"{sweep_path}/cancel")
+    assert waiting.result().json()["state"] == "canceled"
 
 
 def test_a_request_that_waits_for_a_deleted_job_hears_that_it_is_gone(client, path):

@@ -7,11 +7,13 @@ from sqlalchemy import Engine
 from secateur.jobs import Job, JobKind, JobState
 from secateur.models import DatasetFormat, ModelFormat, TensorInfo
 from secateur.spec import JobSpec
+from secateur.sweeps import Sweep, SweepSpec
 from store.datasets import Datasets
 from store.ids import new_id
 from store.jobs import Jobs
 from store.models import Models
 from store.session import session_scope
+from store.sweeps import NewChild, Sweeps
 from store.tables import JobRow
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
@@ -56,6 +58,20 @@ def add_job(engine: Engine, model_id: str, *, now: datetime = NOON, **fields: ob
     with session_scope(engine) as session:
         created = Jobs(session).create(spec_of(model_id, **fields), kind=JobKind.COMPRESS, now=now)
     return created.job
+
+
+def add_sweep(engine: Engine, model_id: str, *, count: int = 3, now: datetime = NOON) -> Sweep:
+    """A sweep of so many jobs; of its messages, the first one's is sent."""
+    criteria, budgets = ["magnitude"], [{"macs": (1 + n) / (1 + count)} for n in range(count)]
+    spec = SweepSpec.model_validate(
+        {"model_id": model_id, "grid": {"criteria": criteria, "budgets": budgets}}
+    )
+    children = [
+        NewChild(child.method, child.amount, child.spec())
+        for child in spec.children(has_labels=False)
+    ]
+    with session_scope(engine) as session:
+        return Sweeps(session).create(spec, children, now=now).sweep
 
 
 def put_in_state(engine: Engine, job_id: str, state: JobState, *, attempt: int = 1) -> None:

@@ -133,6 +133,24 @@ def test_success_is_result_artifacts_and_state_at_once(engine, running):
     assert (stored.name, stored.sha256, stored.size_bytes) == ("model.pt2", "c" * 64, 5)
 
 
+@pytest.mark.parametrize(
+    ("pointer", "kept"),
+    [
+        ("/recipe/0/budget/macs", "/recipe/0/budget/macs"),
+        (None, None),
+        ("/" + "x" * 500, None),
+        ("/a\0", None),
+    ],
+)
+def test_a_failure_points_at_its_reason_and_is_kept_whatever_it_says(
+    engine, running, pointer, kept
+):
+    failure = Failure.of(FailureCode.DATA_UNREADABLE, "what happened", pointer)
+    with session_scope(engine) as session:
+        assert Jobs(session).fail(running.id, attempt=1, now=NOON, failure=failure)
+    assert read(engine, running.id).failure == failure.model_copy(update={"pointer": kept})
+
+
 def test_an_attempt_that_lost_its_job_records_nothing(engine, running):
     artifact = NewArtifact("model.pt2", "application/octet-stream", "c" * 64, 5)
     with session_scope(engine) as session:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from store.migrate import check_is_at_head, migrate_to_head, migrations_of
 from store.session import make_engine
@@ -53,6 +53,30 @@ def test_up_down_and_up_again(database_url, empty_engine):
 def test_the_migrations_make_the_tables_that_the_code_uses(database_url):
     migrate_to_head(database_url)
     command.check(migrations_of(database_url))
+
+
+def test_jobs_keep_what_they_made_when_their_table_grows(database_url, empty_engine):
+    """On SQLite a table that is copied and dropped takes with it all rows that refer to it."""
+    config = migrations_of(database_url)
+    command.upgrade(config, "0001")
+    job = "'job', 'plan', 'succeeded', 1, 0, '{}', 'sha', 'mdl'"
+    moment = "'2026-01-31 12:00:00'"
+    with empty_engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, kind, state, attempt, lost_count, spec, spec_sha256, "
+                f"model_id, created_at, queued_at) VALUES ({job}, {moment}, {moment})"
+            )
+        )
+        connection.execute(
+            text(f"INSERT INTO artifacts VALUES ('art', 'job', 'a', 'b', 1, 'sha', {moment})")
+        )
+    for _ in range(2):
+        command.upgrade(config, "head")
+        command.downgrade(config, "0001")
+        with empty_engine.begin() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM jobs")) == 1
+            assert connection.scalar(text("SELECT count(*) FROM artifacts")) == 1
 
 
 def test_processes_that_migrate_at_once_take_turns(database_url, empty_engine):

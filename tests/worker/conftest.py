@@ -15,12 +15,15 @@ from sqlalchemy import Engine
 from secateur.jobs import Job, JobKind
 from secateur.models import ModelFormat, TensorInfo
 from secateur.spec import JobSpec
+from secateur.sweeps import Sweep
+from store import slots
 from store.artifacts import Artifacts
 from store.blobs import put
 from store.file_blobs import FileBlobs
 from store.jobs import Jobs, Released
 from store.models import Models
 from store.session import make_engine, read_scope, session_scope
+from tests.store.builders import add_sweep
 from tests.worker import programs
 from worker.attempt import Workplace, run_job
 from worker.launch import Launcher
@@ -41,6 +44,8 @@ class Bench:
     announced: "queue.Queue[str]" = field(default_factory=queue.Queue)
     released: list[Released] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
+    sent_next: list[list[str]] = field(default_factory=list)
+    """The jobs of sweeps that were sent, at each look at what comes next."""
 
     @property
     def engine(self) -> Engine:
@@ -61,6 +66,12 @@ class Bench:
         )
         with session_scope(self.engine) as session:
             return Jobs(session).create(spec, kind=kind, now=datetime.now(UTC)).job.id
+
+    def add_sweep(self, function: Callable[..., object], *, count: int = 3) -> Sweep:
+        """A sweep whose children run this function; its first job's message is sent."""
+        functions = dict.fromkeys(JobKind, f"{programs.HERE}:{function.__name__}")
+        self.place = replace(self.place, functions=functions)
+        return add_sweep(self.engine, self._model_id(), count=count, now=datetime.now(UTC))
 
     def run(self, job_id: str) -> Job:
         """Do one attempt here and now, and see what became of the job."""
@@ -151,6 +162,11 @@ def bench(tmp_path: Path, sqlite_template: Path, launcher: Launcher) -> Iterator
                 )
             )
 
+    def send_next() -> None:
+        with session_scope(engine) as session:
+            most = bench.place.settings.sweep_jobs_max
+            bench.sent_next.append(slots.send_next(session, datetime.now(UTC), most=most))
+
     bench = Bench(
         Workplace(
             settings=settings,
@@ -161,6 +177,7 @@ def bench(tmp_path: Path, sqlite_template: Path, launcher: Launcher) -> Iterator
             announce=lambda job_id: bench.announced.put(job_id),
             send=lambda job_id: bench.sent.append(job_id),
             release=release,
+            send_next=send_next,
             functions={},
         )
     )

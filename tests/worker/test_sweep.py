@@ -17,7 +17,7 @@ from store.blobs import put
 from store.file_blobs import FileBlobs
 from store.jobs import Jobs
 from store.session import make_engine, read_scope, session_scope
-from tests.store.builders import add_job, add_model
+from tests.store.builders import add_job, add_model, add_sweep
 from worker.announce import Announcer
 from worker.messages import Messages
 from worker.settings import WorkerSettings
@@ -123,6 +123,32 @@ def test_without_a_broker_nothing_is_marked_as_sent(
     deaf.engine.dispose()
     place.sweeper.sweep()
     assert place.sent() == [job.id]
+
+
+def test_the_next_jobs_of_sweeps_are_sent_if_nobody_did(place: Place) -> None:
+    place.sweeper.send_next()
+    assert place.sent() == []
+    sweep = add_sweep(place.engine, add_model(place.engine), count=12, now=datetime.now(UTC))
+    job_ids = [child.job_id for child in sweep.children]
+    place.sweeper.sweep()
+    # The first one was sent when the sweep was made.
+    assert place.sent() == job_ids[1 : place.settings.sweep_jobs_max]
+    place.sweeper.sweep()
+    assert place.sent() == []
+
+
+def test_a_job_of_a_sweep_that_was_lost_leaves_its_turn_to_another(place: Place) -> None:
+    long_ago = datetime.now(UTC) - LONG
+    sweep = add_sweep(place.engine, add_model(place.engine), count=12, now=long_ago)
+    first, second = (child.job_id for child in sweep.children[:2])
+    with session_scope(place.engine) as session:
+        jobs = Jobs(session)
+        assert jobs.claim(first, long_ago) is not None
+        jobs.cancel(first, long_ago)
+    place.sweeper.release()
+    assert place.state(first) is JobState.CANCELED
+    assert place.announced == [first, sweep.id]
+    assert place.sent()[0] == second
 
 
 def test_blobs_that_belong_to_nothing_are_removed(place: Place) -> None:
