@@ -1,6 +1,7 @@
 # make demo    bring everything up on this machine, compress a model on real data, show the numbers
 # make test    all tests
 # make serve   bring everything up, and keep it up until Ctrl-C; files are in ./secateur-data
+# make compare prune the demo's network by every criterion and algorithm, and compare (15 minutes)
 # make clean   remove what was installed and built; ./secateur-data stays
 #
 # Nothing is needed but python3 (3.11 or later) and make. The first call installs into ./.venv.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test serve install clean
+.PHONY: demo test serve compare install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python examples/digits.py
@@ -19,6 +20,9 @@ test: $(INSTALLED)
 
 serve: $(INSTALLED)
 	$(BIN)/python -m stack
+
+compare: $(INSTALLED)
+	$(BIN)/python -m stack --temporary -- $(BIN)/python -m benchmarks.criteria $(COMPARE_ARGS)
 
 install: $(INSTALLED)
 

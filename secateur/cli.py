@@ -203,10 +203,11 @@ def _evaluation(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _grid(options: argparse.Namespace) -> dict[str, Any]:
-    name = "macs" if options.macs is not None else "channel_ratio"
     return {
         "criteria": ALL if options.criteria == [ALL] else options.criteria,
-        "budgets": [{name: value} for value in getattr(options, name)],
+        "budgets": [
+            {name: value} for name in Budget.model_fields for value in getattr(options, name) or ()
+        ],
         "algorithms": options.algorithms,
         "prune": _chosen(options),
         "then": _recovery(options),
@@ -226,15 +227,17 @@ def _recovery(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.train is not None:
         steps.append({"step": "recalibrate"})
     if options.finetune:
-        steps.append(
-            {
-                "step": "finetune",
-                "epochs": options.finetune,
-                "learning_rate": options.learning_rate,
-                "batch_size": options.batch_size,
-            }
-        )
+        steps.append(_finetune(options, options.finetune))
     return steps
+
+
+def _finetune(options: argparse.Namespace, epochs: int) -> dict[str, Any]:
+    return {
+        "step": "finetune",
+        "epochs": epochs,
+        "learning_rate": options.learning_rate,
+        "batch_size": options.batch_size,
+    }
 
 
 def _prune_step(options: argparse.Namespace) -> dict[str, Any]:
@@ -245,12 +248,13 @@ def _prune_step(options: argparse.Namespace) -> dict[str, Any]:
 
 def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line says of how to prune; the spec has a default for the rest."""
-    chosen = {name: getattr(options, name) for name in _PRUNE_OPTIONS}
-    if options.option:
+    # A comparison varies the criterion and the algorithm.
+    chosen = {name: getattr(options, name, None) for name in ("criterion", *_PRUNE_OPTIONS)}
+    if getattr(options, "option", None):
         name = options.criterion or Criterion.MAGNITUDE.value
         chosen["criterion"] = {"name": name, **dict(options.option)}
-    else:
-        chosen["criterion"] = options.criterion
+    if getattr(options, "round_finetune", 0):
+        chosen["recover"] = [_finetune(options, options.round_finetune)]
     return {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -314,6 +318,7 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="remove what this plan says, made by `secateur plan -o` and perhaps edited",
     )
     _add_job_options(command)
+    _add_safety_options(command)
     command.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compressed)"
     )
@@ -336,29 +341,21 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=f"how channels are scored, or {ALL!r}: all that need no more than is given",
     )
     budget = command.add_mutually_exclusive_group(required=True)
-    budget.add_argument(
-        "--macs",
-        nargs="+",
-        type=float,
-        metavar="FRACTION",
-        help="multiply-accumulates that may remain",
-    )
-    budget.add_argument(
-        "--channel-ratio", nargs="+", type=float, metavar="FRACTION", help="channels to remove"
-    )
+    for budget_name, kind, metavar, what in _BUDGETS:
+        budget.add_argument(f"--{budget_name}", nargs="+", type=kind, metavar=metavar, help=what)
     command.add_argument(
         "--algorithms",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="how channels are taken out (default: the service's)",
+        help="what becomes of what is chosen: cut, shift, zero (default: cut)",
     )
     _add_ways(command)
     _add_job_options(command)
     command.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compared)"
     )
-    command.set_defaults(run=_checked_compare, criterion=None)
+    command.set_defaults(run=_checked_compare)
 
 
 def _add_job_options(command: argparse.ArgumentParser) -> None:
@@ -368,6 +365,13 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--finetune", type=int, default=0, metavar="EPOCHS", help="train this long on --train"
     )
+    command.add_argument(
+        "--round-finetune",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="train this long between the rounds of --rounds, too",
+    )
     command.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
     command.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     command.add_argument(
@@ -376,7 +380,6 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
         default=50,
         help="timed calls of each model; 0 for none (default: %(default)s)",
     )
-    _add_safety_options(command)
     command.add_argument(
         "--run-timeout",
         type=int,
@@ -387,7 +390,7 @@ def _add_job_options(command: argparse.ArgumentParser) -> None:
 
 
 def _checked_compare(client: Client, options: argparse.Namespace) -> None:
-    if options.finetune and options.train is None:
+    if (options.finetune or options.round_finetune) and options.train is None:
         raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
     if ALL in options.criteria and options.criteria != [ALL]:
         raise SystemExit(_misuse(f"--criteria {ALL} is all of them: leave out the others"))
@@ -419,7 +422,7 @@ def _add_safety_options(command: argparse.ArgumentParser) -> None:
 
 
 def _checked_compress(client: Client, options: argparse.Namespace) -> None:
-    if options.finetune and options.train is None:
+    if (options.finetune or options.round_finetune) and options.train is None:
         raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
     if options.plan is not None and (chosen := _chosen(options)):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
@@ -479,12 +482,6 @@ def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyE
         choices=[each.value for each in Criterion],
         help=f"how channels are scored (default: {Criterion.MAGNITUDE})",
     )
-    _add_ways(command)
-    return budget
-
-
-def _add_ways(command: argparse.ArgumentParser) -> None:
-    """Add how to prune, besides how much and by which criterion."""
     command.add_argument(
         "--option",
         action="append",
@@ -492,6 +489,12 @@ def _add_ways(command: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="an option of the criterion, such as norm=l1 or targets=outputs; may be repeated",
     )
+    _add_ways(command)
+    return budget
+
+
+def _add_ways(command: argparse.ArgumentParser) -> None:
+    """Add how to prune, besides how much and by which criterion."""
     command.add_argument(
         "--scope",
         choices=[each.value for each in Scope],

@@ -63,6 +63,8 @@ def create_app(settings: ServiceSettings, *, messages: Messages | None = None) -
         openapi_tags=TAGS,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
+        # A criterion may be said in two ways and is answered in one: one schema says both.
+        separate_input_output_schemas=False,
         # Theirs load scripts from elsewhere; ours is one page of its own.
         docs_url=None,
         redoc_url=None,

@@ -33,6 +33,7 @@ def test_its_jobs_are_asked_what_it_is_asked():
     frame = {
         "data": {"train": "dst_1", "test": "dst_2"},
         "evaluation": {"latency_rounds": 3},
+        "safety": {"max_drop": {"accuracy": 0.01}},
         "seed": 7,
         "label": "mine",
         "run_timeout_s": 9,
@@ -151,7 +152,7 @@ def test_as_many_as_allowed_are_taken():
 
 def test_the_amount_of_a_recipe_is_that_of_its_steps():
     plan = {
-        "format_version": 2,
+        "format_version": 3,
         "model_sha256": "0" * 64,
         "channel_groups": [{"id": "g0", "keep": [0]}],
     }

@@ -86,10 +86,14 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
     """What a job measured: the original has an accuracy of 0.95 and 1000 MACs."""
 
     def measured(accuracy: float | None, macs: int, p50_ms: float) -> dict[str, Any]:
-        quality = {"row_count": 8, "accuracy": accuracy, "loss": 0.25, "agreement": 1.0}
+        quality = {
+            **dict.fromkeys(("top5_accuracy", "class_accuracy", "noise_accuracy", "fgsm_accuracy")),
+            "row_count": 8, "accuracy": accuracy, "loss": 0.25, "agreement": 1.0,
+        }
         return {
             "counts": {"parameters": macs // 10, "macs": macs, "size_bytes": macs // 2},
             "file_bytes": macs * 2,
+            "sparsity": 0.0,
             "quality": {**quality, "output_mse": 0.5},
             "latency": {"p50_ms": p50_ms, "p95_ms": 3.0},
         }
@@ -101,6 +105,7 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
         "after_prune": measured(None if accuracy is None else accuracy - 0.1, macs, 1.5),
         "after_recovery": measured(accuracy, macs, 1.5),
         "latency": {"speedup": 1.25, **compared},
+        "safety": None,
         "verification": {
             "is_exact": True,
             "max_relative_error": 0.0,

@@ -93,7 +93,9 @@ def test_a_plan_is_taken_back_and_kept_without_what_is_not_read(client, model_id
         "exclude",
         "channel_groups",
     }
-    assert step["plan"]["channel_groups"] == [{"id": "g0", "keep": [1], "channel_count": None}]
+    assert step["plan"]["channel_groups"] == [
+        {"id": "g0", "keep": [1], "channel_count": None, "merges": []}
+    ]
 
 
 def test_a_plan_of_another_model_is_refused_at_once(client, model_id):

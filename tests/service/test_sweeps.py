@@ -163,7 +163,7 @@ class TestCreate:
 
     def test_plans_of_another_model_are_pointed_at(self, client, model_id):
         plan = {
-            "format_version": 2,
+            "format_version": 3,
             "model_sha256": "1" * 64,
             "channel_groups": [{"id": "g0", "keep": [1]}],
         }

@@ -51,6 +51,7 @@ def deliver(request: Request, warnings: list[str]) -> dict[str, Any]:
 def report(*promises: dict[str, Any]) -> dict[str, Any]:
     measurement = {
         "counts": {"parameters": 1, "macs": 1, "size_bytes": 4},
+        "sparsity": 0.0,
         "file_bytes": None,
         "quality": None,
         "latency": None,
