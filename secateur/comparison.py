@@ -62,7 +62,7 @@ def compared(sweep: Sweep, reports: dict[str, Report]) -> Comparison:
 
     Args:
         sweep: The sweep.
-        reports: Those of the jobs that have succeeded, by job.
+        reports: Those of the jobs that have one, by job: also of a job that broke a promise.
     """
     first = next((reports[job.job_id] for job in sweep.children if job.job_id in reports), None)
     return Comparison(

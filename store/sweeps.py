@@ -165,10 +165,8 @@ class Sweeps:
         return [_summary(row, counts[row.id], ended.get(row.id)) for row in rows], next_cursor
 
     def reports(self, sweep_id: str) -> dict[str, dict[str, Any]]:
-        """What the jobs that have succeeded reported, by job."""
-        query = select(JobRow.id, JobRow.result).where(
-            JobRow.sweep_id == sweep_id, JobRow.state == JobState.SUCCEEDED
-        )
+        """What the jobs that have ended reported, by job: a broken promise keeps its report."""
+        query = select(JobRow.id, JobRow.result).where(JobRow.sweep_id == sweep_id)
         return {
             job_id: result for job_id, result in self._session.execute(query) if result is not None
         }

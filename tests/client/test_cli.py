@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 import secateur
-from secateur.cli import DONE, FAILED, MISUSED, main
+from secateur.cli import DONE, FAILED, MISUSED, _parser, _prune_step, main
 from secateur.client import Client
 from secateur.jobs import Job, Progress, Stage
 from secateur.progress import ProgressLine, bar
+from secateur.pruning import PruneStep
 from tests.client.conftest import KEY, Service
 from tests.client.test_client import spec
 from tests.service.files import labeled_dataset_file, model_file
@@ -105,6 +106,61 @@ def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) ->
     path.write_text(json.dumps({**plan([]), "channel_groups": [{"id": "g0"}]}))
     assert main(["compress", str(model_path), "--plan", str(path)]) == MISUSED
     assert "plan.channel_groups.0.keep: Field required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--macs 0.5", {"budget": {"macs": 0.5}}),
+        ("--parameters 0.5 --criterion lamp", {"budget": {"parameters": 0.5}, "criterion": "lamp"}),
+        (
+            "--keep 8 --scope local --option norm=linf",
+            {
+                "budget": {"keep": 8},
+                "scope": "local",
+                "criterion": {"name": "magnitude", "norm": "linf"},
+            },
+        ),
+        (
+            "--threshold 0.1 --criterion taylor --option targets=outputs --option sample_count=64",
+            {
+                "budget": {"threshold": 0.1},
+                "criterion": {"name": "taylor", "targets": "outputs", "sample_count": 64},
+            },
+        ),
+        ("--algorithm zero --pattern 2:4", {"algorithm": "zero", "pattern": "2:4"}),
+        (
+            "--algorithm zero --sparsity 0.7 --floor 0.2",
+            {"algorithm": "zero", "budget": {"sparsity": 0.7}, "floor": 0.2},
+        ),
+        (
+            "--bytes 0.5 --rounds 3 --schedule cubic --round-finetune 2 --batch-size 8",
+            {
+                "budget": {"bytes": 0.5},
+                "rounds": 3,
+                "schedule": "cubic",
+                "recover": [
+                    {"step": "finetune", "epochs": 2, "learning_rate": 0.001, "batch_size": 8}
+                ],
+            },
+        ),
+    ],
+)
+def test_what_the_command_line_says_of_pruning_is_in_the_spec(model_path, arguments, expected):
+    options = _parser().parse_args(["compress", str(model_path), *arguments.split()])
+    step = _prune_step(options)
+    assert step == {"step": "prune", **expected}
+    PruneStep.model_validate(step)
+
+
+def test_what_a_prune_step_cannot_mean_names_its_place(here: None, model_path, capsys) -> None:
+    arguments = ["plan", str(model_path), "--macs", "0.5", "--algorithm", "zero"]
+    assert main(arguments) == MISUSED
+    assert "prune.budget: " in capsys.readouterr().err
+    misused("plan", model_path, "--macs", "0.5", "--option", "norm")
+    assert "'norm' is no NAME=VALUE" in capsys.readouterr().err
+    misused("compress", model_path, "--macs", "0.5", "--rounds", "2", "--round-finetune", "1")
+    assert "give --train" in capsys.readouterr().err
 
 
 def test_without_a_service_or_a_key_nothing_starts(capsys, monkeypatch) -> None:

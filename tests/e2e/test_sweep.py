@@ -104,7 +104,7 @@ def test_the_command_line_compares(
     monkeypatch.setenv("SECATEUR_API_KEY", place.key)
     out = tmp_path / "out"
     arguments = [
-        *("compare", files / "cnn.pt2", "--criteria", "all", "--channel-ratio", "0.25", "0.5"),
+        *("compare", files / "cnn.pt2", "--criteria", "all", "--channel-ratio", "0.5"),
         *("--test", files / "test.npz", "--latency-rounds", "0", "-o", out),
     ]
     assert cli([str(each) for each in arguments]) == 0

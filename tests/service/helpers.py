@@ -88,7 +88,10 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
     def measured(accuracy: float | None, macs: int, p50_ms: float) -> dict[str, Any]:
         quality = {
             **dict.fromkeys(("top5_accuracy", "class_accuracy", "noise_accuracy", "fgsm_accuracy")),
-            "row_count": 8, "accuracy": accuracy, "loss": 0.25, "agreement": 1.0,
+            "row_count": 8,
+            "accuracy": accuracy,
+            "loss": 0.25,
+            "agreement": 1.0,
         }
         return {
             "counts": {"parameters": macs // 10, "macs": macs, "size_bytes": macs // 2},
