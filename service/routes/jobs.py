@@ -7,7 +7,6 @@ from fastapi import APIRouter, Query, Response, status
 from secateur.jobs import Job, JobKind, JobPage, JobState
 from secateur.spec import JobSpec, PlanSpec
 from service import errors
-from service.conditions import is_match
 from service.dependencies import (
     NO_ZERO,
     Cursor,
@@ -18,10 +17,10 @@ from service.dependencies import (
     ServicesDependency,
     Wait,
 )
+from service.following import followed
 from service.json_bodies import StrictJsonRoute
 from service.problems import problems
-from service.representations import CREATED, document_etag, json_response
-from service.waiting import document_when
+from service.representations import CREATED, json_response
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=StrictJsonRoute)
 
@@ -126,25 +125,14 @@ async def get_job(
     changed. It comes after `wait` seconds in any case. Where the service cannot hear of changes it
     comes at once, and `Retry-After` says when to ask again.
     """
-
-    def is_news(job: Job) -> bool:
-        if if_none_match is not None:
-            return not is_match(if_none_match, document_etag(job))
-        return job.state.is_final
-
-    job = await document_when(
+    return await followed(
         services.jobs.get,
         job_id,
         services.jobs.messages,
-        is_awaited=is_news,
-        wait_s=min(wait, services.settings.wait_max_s),
+        services.settings,
+        wait_s=wait,
+        if_none_match=if_none_match,
     )
-    headers = {"ETag": document_etag(job), "Cache-Control": "private, no-cache"}
-    if not job.state.is_final:
-        headers["Retry-After"] = str(services.settings.retry_after_s)
-    if is_match(if_none_match, document_etag(job)):
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    return json_response(job, headers=headers)
 
 
 @router.post(

@@ -8,7 +8,7 @@ from secateur.comparison import Comparison, comparison_csv
 from secateur.sweeps import Sweep, SweepPage, SweepSpec
 from service import errors
 from service.chart import chart
-from service.conditions import is_match, is_preferred
+from service.conditions import is_preferred
 from service.dependencies import (
     NO_ZERO,
     Cursor,
@@ -18,10 +18,10 @@ from service.dependencies import (
     ServicesDependency,
     Wait,
 )
+from service.following import followed
 from service.json_bodies import StrictJsonRoute
 from service.problems import problems
-from service.representations import CREATED, document_etag, json_response
-from service.waiting import document_when
+from service.representations import CREATED, json_response
 
 router = APIRouter(prefix="/v1", tags=["sweeps"], route_class=StrictJsonRoute)
 
@@ -117,26 +117,14 @@ async def get_sweep(
     ended, or, if you send the `ETag` that you have as `If-None-Match`, as soon as one of its jobs
     is in another state. It comes after `wait` seconds in any case.
     """
-
-    def is_news(sweep: Sweep) -> bool:
-        if if_none_match is not None:
-            return not is_match(if_none_match, document_etag(sweep))
-        return sweep.state.is_final
-
-    sweep = await document_when(
+    return await followed(
         services.sweeps.get,
         sweep_id,
         services.sweeps.messages,
-        is_awaited=is_news,
-        wait_s=min(wait, services.settings.wait_max_s),
+        services.settings,
+        wait_s=wait,
+        if_none_match=if_none_match,
     )
-    etag = document_etag(sweep)
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if not sweep.state.is_final:
-        headers["Retry-After"] = str(services.settings.retry_after_s)
-    if is_match(if_none_match, etag):
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    return json_response(sweep, headers=headers)
 
 
 @router.post(

@@ -1,6 +1,8 @@
 """Importance by the diagonal of the Fisher information."""
 
-from worker.engine.criteria.gradients import Elements, gradients, weights
+import torch
+
+from worker.engine.criteria.gradients import Elements, averaged, gradients, weights
 from worker.engine.criteria.slices import summed
 from worker.engine.criteria.subject import Slice, Subject
 
@@ -35,13 +37,7 @@ def fisher_of_weights(
     subject: Subject, *, sample_count: int, batch_size: int, targets: str
 ) -> Elements:
     """``w ** 2 * mean(g ** 2)`` of every weight, by name, in its shape."""
-    squares: Elements = {}
-    count = 0
-    for found in gradients(
-        subject, sample_count=sample_count, batch_size=batch_size, targets=targets
-    ):
-        for name, gradient in found.items():
-            squares[name] = squares.get(name, 0.0) + gradient.square()
-        count += 1
+    found = gradients(subject, sample_count=sample_count, batch_size=batch_size, targets=targets)
     own = weights(subject)
-    return {name: own[name].square() * total / count for name, total in squares.items()}
+    squares = averaged(found, torch.Tensor.square)
+    return {name: own[name].square() * mean for name, mean in squares.items()}

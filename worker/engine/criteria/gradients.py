@@ -1,6 +1,6 @@
 """Gradients of a loss on training rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -162,6 +162,24 @@ def _named(subject: Subject, parameters: dict[str, Parameter], found: object) ->
         for name, parameter in every
         if id(parameter) in by_tensor
     }
+
+
+def averaged(
+    batches: Iterable[Elements], then: Callable[[Tensor], Tensor] = torch.Tensor.float
+) -> Elements:
+    """The mean over batches of what each gives, name by name.
+
+    Args:
+        batches: From :func:`gradients` or :func:`curvatures`.
+        then: What to do with each tensor first, such as to square it.
+    """
+    sums: Elements = {}
+    count = 0
+    for found in batches:
+        count += 1
+        for name, tensor in found.items():
+            sums[name] = sums[name] + then(tensor) if name in sums else then(tensor)
+    return {name: total / count for name, total in sums.items()}
 
 
 def weights(subject: Subject) -> Elements:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from worker.engine.criteria.gradients import Elements, curvatures, weights
+from worker.engine.criteria.gradients import Elements, averaged, curvatures, weights
 from worker.engine.criteria.slices import summed
 from worker.engine.criteria.subject import Slice, Subject
 
@@ -49,13 +49,6 @@ def hessian_of_weights(
 
 
 def _terms(subject: Subject, *, sample_count: int, batch_size: int, targets: str) -> Elements:
-    sums: Elements = {}
-    count = 0
-    for found in curvatures(
-        subject, sample_count=sample_count, batch_size=batch_size, targets=targets
-    ):
-        for name, diagonal in found.items():
-            sums[name] = sums.get(name, 0.0) + diagonal
-        count += 1
+    found = curvatures(subject, sample_count=sample_count, batch_size=batch_size, targets=targets)
     own = weights(subject)
-    return {name: own[name].square() * total / count / 2 for name, total in sums.items()}
+    return {name: own[name].square() * mean / 2 for name, mean in averaged(found).items()}

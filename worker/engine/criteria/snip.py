@@ -1,6 +1,6 @@
 """Importance by connection sensitivity."""
 
-from worker.engine.criteria.gradients import Elements, gradients, weights
+from worker.engine.criteria.gradients import Elements, averaged, gradients, weights
 from worker.engine.criteria.slices import summed
 from worker.engine.criteria.subject import Slice, Subject
 
@@ -31,13 +31,6 @@ def snip_of_weights(
     subject: Subject, *, sample_count: int, batch_size: int, targets: str
 ) -> Elements:
     """``|w * mean(g)|`` of every weight, by name, in its shape."""
-    sums: Elements = {}
-    count = 0
-    for found in gradients(
-        subject, sample_count=sample_count, batch_size=batch_size, targets=targets
-    ):
-        for name, gradient in found.items():
-            sums[name] = sums.get(name, 0.0) + gradient
-        count += 1
+    found = gradients(subject, sample_count=sample_count, batch_size=batch_size, targets=targets)
     own = weights(subject)
-    return {name: (own[name] * total / count).abs() for name, total in sums.items()}
+    return {name: (own[name] * mean).abs() for name, mean in averaged(found).items()}
