@@ -198,9 +198,10 @@ def _merges(subject: Subject, config: PruneConfig, keep: Tensor) -> Merges:
         if override is not None and override.pairs:
             pairs[group.id] = dict(override.pairs)
     merges = find_merges(subject, keep, pairs=pairs)
+    able = mergeable(subject.coupling)
     for group in subject.groups:
         gone = int((~keep[group.channels]).sum())
-        if gone and not mergeable(subject.coupling, group):
+        if gone and not able[group.id]:
             subject.warnings.append(
                 f"shift: the {gone} channels of {group.name} that go are cut and not merged: what "
                 "reads them has no weights of its own that could take a stand-in over"
