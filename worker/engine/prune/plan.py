@@ -169,7 +169,7 @@ def decide(
     baseline = count(coupling)
     choice = Choice(coupling, scores, config)
     keep = choice.made(baseline)
-    if bool(keep.all()):
+    if bool(keep.all()) and _is_all(config, baseline):
         raise NothingToPruneError(_too_little(config), pointer="/budget")
     merges = _merges(subject, config, keep) if config.algorithm == "shift" else {}
     warnings = [
@@ -189,6 +189,13 @@ def decide(
         tuple(warnings),
         merges,
     )
+
+
+def _is_all(config: PruneConfig, baseline: Counts) -> bool:
+    """Whether nothing goes at all where nothing goes in this round."""
+    if config.progress[1] < 1:
+        return False
+    return config.origin is None or config.origin.parameters == baseline.parameters
 
 
 def _merges(subject: Subject, config: PruneConfig, keep: Tensor) -> Merges:
