@@ -135,7 +135,7 @@ def test_rounds_end_within_the_budget_of_the_original(kind, scope):
 
 
 def test_a_threshold_in_rounds_leaves_nothing_below_it():
-    asked = PruneConfig(threshold=0.8, floor=0.0, rounds=3)
+    asked = PruneConfig(threshold=0.95, floor=0.0, rounds=3)
     program = pattern_program("residual")
     origin = origin_of(asked, program)
     for _, step in in_rounds([asked]):
@@ -143,7 +143,7 @@ def test_a_threshold_in_rounds_leaves_nothing_below_it():
         plan = decide(coupling, replace(step, origin=origin), seed=0)
         program = cut(coupling, plan.keep)
     for group, scores in zip(coupling.groups, plan.scores, strict=True):
-        assert float(scores[plan.keep[group.channels]].min()) >= 0.8
+        assert float(scores[plan.keep[group.channels]].min()) >= 0.95
 
 
 def test_a_round_too_short_for_one_channel_is_none():
