@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMAT = "secateur-sparse-1"
 _MAX_HEADER_BYTES = 100_000_000
+_MOST = 2**48
 _DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -59,6 +60,7 @@ def load_sparse(path: str | os.PathLike[str]) -> "dict[str, Tensor]":
             "are in model.safetensors, which safetensors.torch.load_file reads"
         )
     stored = {name: _stored(torch, data, start, name, about) for name, about in header.items()}
+    _check_apart(header)
     found = {name: tensor for name, tensor in stored.items() if ":" not in name}
     for name, written in metadata.items():
         if name != "format":
@@ -78,7 +80,7 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
         )
     try:
         header = json.loads(data[8 : 8 + size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SparseFileInvalid(f"the header is no JSON: {error}") from error
     if not isinstance(header, dict) or not all(isinstance(v, dict) for v in header.values()):
         raise SparseFileInvalid("the header is no object of objects")
@@ -89,13 +91,13 @@ def _stored(torch: Any, data: bytes, start: int, name: str, about: Mapping[str, 
     """A tensor as it is in the file."""
     try:
         dtype = getattr(torch, _DTYPES[about["dtype"]])
-        shape = [int(size) for size in about["shape"]]
-        first, last = (int(offset) for offset in about["data_offsets"])
+        shape = _sizes(about["shape"])
+        first, last = _sizes(about["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
         raise SparseFileInvalid(f"{name}: the header does not describe a tensor") from error
     itemsize = torch.empty(0, dtype=dtype).element_size()
-    is_inside = 0 <= first <= last <= len(data) - start
-    if not is_inside or min(shape, default=0) < 0 or last - first != prod(shape) * itemsize:
+    is_inside = first <= last <= len(data) - start
+    if not is_inside or last - first != prod(shape) * itemsize:
         raise SparseFileInvalid(
             f"{name}: {about['dtype']} of shape {shape} is not bytes {first} to {last} of "
             f"{len(data) - start}: the file is cut off or damaged"
@@ -109,14 +111,31 @@ def _stored(torch: Any, data: bytes, start: int, name: str, about: Mapping[str, 
 
 def _shape(name: str, written: Any) -> list[int]:
     try:
-        shape = json.loads(written)
-    except (TypeError, ValueError) as error:
-        raise SparseFileInvalid(f"{name}: {written!r} is no shape") from error
-    if not isinstance(shape, list) or not all(
-        isinstance(size, int) and 0 <= size < 2**48 for size in shape
-    ):
-        raise SparseFileInvalid(f"{name}: {written!r} is no shape")
-    return shape
+        return _sizes(json.loads(written))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SparseFileInvalid(f"{name}: {str(written)[:80]!r} is no shape") from error
+
+
+def _sizes(given: Any) -> list[int]:
+    """Whole numbers that PyTorch can count with.
+
+    Raises:
+        ValueError: They are no such numbers.
+    """
+    if not isinstance(given, list) or not all(type(size) is int and size >= 0 for size in given):
+        raise ValueError("no list of whole numbers")
+    if prod(max(size, 1) for size in given) >= _MOST:
+        raise ValueError("more elements than any tensor has")
+    return given
+
+
+def _check_apart(header: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tensors lie one behind the other: read twice, a small file would fill the memory."""
+    end = 0
+    for first, last, name in sorted((*about["data_offsets"], n) for n, about in header.items()):
+        if first < end:
+            raise SparseFileInvalid(f"{name}: its bytes {first} to {last} are another tensor's too")
+        end = max(end, last)
 
 
 def _dense(torch: Any, name: str, shape: list[int], stored: Mapping[str, Any]) -> Any:
@@ -128,10 +147,12 @@ def _dense(torch: Any, name: str, shape: list[int], stored: Mapping[str, Any]) -
     if bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),) or values.dim() != 1:
         raise SparseFileInvalid(f"{name}: shape {shape} needs {-(-count // 8)} bytes of bits")
     shifts = torch.arange(8, dtype=torch.uint8)
-    present = ((bits[:, None] >> shifts) & 1).flatten()[:count].bool()
-    if int(present.sum()) != len(values):
+    every = ((bits[:, None] >> shifts) & 1).flatten().bool()
+    present = every[:count]
+    if int(every.sum()) != len(values) or bool(every[count:].any()):
         raise SparseFileInvalid(
-            f"{name}: {int(present.sum())} bits are set, and there are {len(values)} values"
+            f"{name}: {int(present.sum())} bits are set for its {count} elements, and there are "
+            f"{len(values)} values"
         )
     dense = torch.zeros(count, dtype=values.dtype)
     dense[present] = values

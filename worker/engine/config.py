@@ -84,12 +84,15 @@ AMOUNTS = ("channel_ratio", "keep", "threshold", "parameters", "macs", "bytes", 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a program had before its first round: what fractions are of."""
+    """What a program had before its first round: what fractions are of.
+
+    ``channels`` are those of each channel group, by its name.
+    """
 
     parameters: int
     macs: int
     size_bytes: int
-    channels: int
+    channels: Mapping[str, int]
 
 
 @dataclass(frozen=True)

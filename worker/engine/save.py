@@ -42,14 +42,20 @@ def save_sparse(program: Program, path: Path) -> None:
     shapes: dict[str, str] = {"format": SPARSE_FORMAT}
     for name, tensor in program.module.state_dict().items():
         dense = _plain(tensor)
-        values = dense[dense != 0]
-        bits = _packed(dense.flatten() != 0)
+        present = _present(dense)
+        values, bits = dense[present], _packed(present.flatten())
         if values.nbytes + bits.nbytes < dense.nbytes:
             tensors[f"{name}:bits"], tensors[f"{name}:values"] = bits, values
             shapes[name] = json.dumps(list(dense.shape))
         else:
             tensors[name] = dense
     save_file(tensors, path, metadata=shapes)
+
+
+def _present(tensor: Tensor) -> Tensor:
+    """What is not zero, minus zero included: it is another number, bit for bit."""
+    is_signed = tensor.is_floating_point()
+    return (tensor != 0) | tensor.signbit() if is_signed else tensor != 0
 
 
 def _packed(flags: Tensor) -> Tensor:

@@ -11,7 +11,33 @@ from torch.fx import Graph, Node
 
 from worker.engine.arguments import constants
 from worker.engine.graph.coupling import Coupling, Line
-from worker.engine.program import attribute, tensor_value
+from worker.engine.program import attribute
+
+aten = torch.ops.aten
+_SHOWS = frozenset(
+    {
+        aten.alias.default,
+        aten.clone.default,
+        aten.contiguous.default,
+        aten.detach.default,
+        aten.expand.default,
+        aten.mT.default,
+        aten.movedim.int,
+        aten.numpy_T.default,
+        aten.permute.default,
+        aten.reshape.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.swapaxes.default,
+        aten.t.default,
+        aten.to.dtype,
+        aten.transpose.int,
+        aten.unsqueeze.default,
+        aten.view.default,
+    }
+)
+"""Operators whose result has the numbers of their first argument, in whatever order."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +120,14 @@ class Flow:
     def parameter_of(self, place: Place) -> str | None:
         """The parameter that a constant shows with its indices in order, by name.
 
-        Through permutations alone, so that what is written into the parameter is what is read.
+        Through views and permutations alone, so that what is added to the parameter is added to
+        what is read.
         """
         node = place.node
         while node.op != "get_attr":
-            sources = [
-                source for source in node.all_input_nodes if tensor_value(source) is not None
-            ]
-            if len(sources) != 1:
+            if node.target not in _SHOWS:
                 return None
-            node = sources[0]
+            node = node.all_input_nodes[0]
         name = str(node.target)
         _, lines = self.coupling.parameter_lines.get(name, ((), ()))
         held = [dim for dim, line in lines if line.number == place.line.number]

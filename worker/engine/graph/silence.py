@@ -5,7 +5,7 @@ statistics over the features that are kept, as it will after the cut.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from worker.engine.arguments import constants, operator_of, shares_memory
+from worker.engine.arguments import operator_of, shares_memory
 from worker.engine.graph.coupling import Coupling, kept_along
 
 aten = torch.ops.aten
@@ -37,8 +37,20 @@ class StandIn:
         return value.index_copy(dim, self.sources.to(value.device), scaled)
 
 
-StandIns = Mapping[tuple[Node, Node, int], Sequence[StandIn]]
-"""By reader, what is read, and its dimension."""
+Where = tuple[Node, Node, int]
+"""A reader, what it reads, and a dimension of that."""
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """What is read in place of removed channels.
+
+    ``reads`` are of activations; a channel without a stand-in is read as zero. ``whole`` are
+    dimensions of weights: what a stand-in is multiplied with are those of the removed channel.
+    """
+
+    reads: Mapping[Where, Sequence[StandIn]] = field(default_factory=dict)
+    whole: frozenset[Where] = frozenset()
 
 
 class SilencedProgram(Interpreter):
@@ -53,18 +65,10 @@ class SilencedProgram(Interpreter):
         Args:
             coupling: Of the program.
             keep: Bool, ``(channel_count + 1,)``.
-            stand_ins: What is read in place of removed channels, by reader, source and dimension;
-                a channel without one is read as zero.
+            stand_ins: What is read in place of removed channels; by default zero.
         """
         super().__init__(coupling.program.module)
-        self._stand_ins = stand_ins or {}
-        # What a stand-in is multiplied with are the weights of the removed channel.
-        fixed = constants(coupling.program.graph) if self._stand_ins else set()
-        self._whole = {
-            (reader, operand)
-            for reader, _, _ in self._stand_ins
-            for operand in fixed.intersection(reader.all_input_nodes)
-        }
+        self._stand_ins = stand_ins or StandIns()
         self._coupling = coupling
         self._keep = keep
         self._branches = {block.branch for at, block in enumerate(coupling.blocks) if not keep[at]}
@@ -131,16 +135,14 @@ class SilencedProgram(Interpreter):
     def _silenced(self, reader: Node, node: Node, value: Any) -> Any:
         if not isinstance(value, Tensor) or node not in self._coupling.node_lines:
             return value
-        if (reader, node) in self._whole:
-            return value
-        original = value
         for dim, line in self._coupling.node_lines[node][0][1]:
             kept = self._keep[line.channels].to(value.device)
-            if bool(kept.all()):
+            if bool(kept.all()) or (reader, node, dim) in self._stand_ins.whole:
                 continue
             shape = [-1 if at == dim else 1 for at in range(value.dim())]
+            original = value
             value = torch.where(kept.view(shape), value, value.new_zeros(()))
-            for stand_in in self._stand_ins.get((reader, node, dim), ()):
+            for stand_in in self._stand_ins.reads.get((reader, node, dim), ()):
                 value = stand_in.put(value, original, dim)
         return value
 

@@ -1,5 +1,6 @@
 """Choose what stays: from scores and an amount to channels."""
 
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from math import ceil
 
@@ -16,6 +17,9 @@ from worker.engine.graph.coupling import ChannelGroup, Coupling
 _FLOOR = 0.1
 # How far below a budget a plan may end, as a fraction of the original, before it says so.
 _TOLERANCE = 0.01
+
+# So that a tenth of thirty is three, however that is rounded.
+_ROUNDING = 1e-9
 
 # How many channels are tried for the room that a budget leaves.
 _TRIES = 64
@@ -73,18 +77,52 @@ class Choice:
         start, end = self.config.progress
         way = (end - start) / (1 - start)
         if kind == "channel_ratio":
-            return self._removing(self._share(value))
+            return self._taking(kind, value, self._due_of_ratio)
         if kind == "keep":
-            return self._keeping(int(value), way)
+            return self._taking(kind, value, self._due_of_keep)
         return self._above(value, way)
 
-    def _share(self, ratio: float) -> float:
-        """Which share of the channels that there are now goes in this round."""
+    def _due_of_ratio(self, groups: Sequence[ChannelGroup], ratio: float) -> int:
+        """How many channels of some groups go in this round, of those that there are now."""
         start, end = self.config.progress
-        now = len(self.order)
+        now = sum(len(group) for group in groups)
         origin = self.config.origin
-        whole = now / (1 - ratio * start) if origin is None else origin.channels
-        return min(max(1 - whole * (1 - ratio * end) / max(now, 1), 0.0), 1.0)
+        whole = now / (1 - ratio * start)
+        if origin is not None:
+            whole = sum(origin.channels.get(group.name, len(group)) for group in groups)
+        return min(max(round(whole * ratio * end) - round(whole - now), 0), now)
+
+    def _due_of_keep(self, groups: Sequence[ChannelGroup], number: float) -> int:
+        start, end = self.config.progress
+        surplus = max(sum(len(group) for group in groups) - int(number), 0)
+        return round(surplus * (end - start) / (1 - start))
+
+    def _taking(
+        self, kind: str, value: float, due: Callable[[Sequence[ChannelGroup], float], int]
+    ) -> Tensor:
+        """The plan that takes as many channels as are due, floors and multiples aside."""
+        groups = [self.coupling.groups[at] for at in self._free]
+        if not self.is_local:
+            wanted = due(groups, value)
+            keep = self._first_gone(wanted)
+        else:
+            numbers = [due([group], value) for group in groups]
+            wanted = sum(numbers)
+            keep = self._first_gone_of_each(numbers)
+        gone = int((~keep[self.order]).sum())
+        if abs(gone - wanted) > _TOLERANCE * len(self.order):
+            self.warnings.append(
+                f"{kind}: {value:g} asks for {wanted} of {len(self.order)} channels to go, and "
+                f"{gone} do: the others are held by the floor or by channel_multiple, or are the "
+                "last of a dimension"
+            )
+        return keep
+
+    def _first_gone_of_each(self, numbers: Sequence[int]) -> Tensor:
+        keep = self._base.clone()
+        for at, number in zip(self._free, numbers, strict=True):
+            keep[self.coupling.groups[at].channels] = self.ranks[at] >= number
+        return self._rounded(keep)
 
     def _overridden(self, at: int, override: OverrideConfig) -> Tensor:
         """Which channels of a group stay, by its own amount: bool, ``(channels,)``."""
@@ -97,10 +135,9 @@ class Choice:
             stays[[source for source, _ in self._checked(group, override)]] = False
             return stays
         if override.channel_ratio is not None:
-            ratio = override.channel_ratio
-            return rank >= round(size * (1 - (1 - ratio * end) / (1 - ratio * start)))
+            return rank >= self._due_of_ratio([group], override.channel_ratio)
         if override.keep is not None:
-            return rank >= round((size - override.keep) * way)
+            return rank >= self._due_of_keep([group], override.keep)
         assert override.threshold is not None, "exactly one amount is given"
         return self._not_below(at, override.threshold, way)
 
@@ -128,26 +165,12 @@ class Choice:
             keep[self.coupling.groups[at].channels] = self._not_below(at, threshold, way)
         return self._rounded(keep)
 
-    def _keeping(self, number: int, way: float) -> Tensor:
-        if not self.is_local:
-            surplus = max(len(self.order) - number, 0)
-            return self._first_gone(round(surplus * way))
-        keep = self._base.clone()
-        for at in self._free:
-            group = self.coupling.groups[at]
-            surplus = max(len(group) - number, 0)
-            keep[group.channels] = self.ranks[at] >= round(surplus * way)
-        return self._rounded(keep)
-
     def _removing(self, share: float) -> Tensor:
         """The plan that removes this share of the channels, in [0, 1]."""
         if not self.is_local:
             return self._first_gone(round(share * len(self.order)))
-        keep = self._base.clone()
-        for at in self._free:
-            group = self.coupling.groups[at]
-            keep[group.channels] = self.ranks[at] >= round(share * len(group))
-        return self._rounded(keep)
+        sizes = [len(self.coupling.groups[at]) for at in self._free]
+        return self._first_gone_of_each([round(share * size) for size in sizes])
 
     def _first_gone(self, number: int) -> Tensor:
         keep = self._base.clone()
@@ -195,13 +218,14 @@ class Choice:
         if self.is_local or self.config.channel_multiple > 1:
             return keep
         gone = self.order[~keep[self.order]].flip(0)[:_TRIES]
+        left = self._count(kind, keep)
         for channel in gone.tolist():
-            if limit - self._count(kind, keep) <= enough:
+            if limit - left <= enough:
                 break
             more = keep.clone()
             more[channel] = True
-            if self._count(kind, more) <= limit:
-                keep = more
+            if (with_it := self._count(kind, more)) <= limit:
+                keep, left = more, with_it
         return keep
 
     def _count(self, kind: str, keep: Tensor) -> int:
@@ -216,7 +240,7 @@ class Choice:
         for channels in (*self.coupling.sets, *every_block):
             size = len(channels)
             floor = self._floor if self._is_free(channels) else 0.0
-            wanted = max(int(keep[channels].sum()), ceil(floor * size), 1)
+            wanted = max(int(keep[channels].sum()), ceil(floor * size - _ROUNDING), 1)
             wanted = min(ceil(wanted / multiple) * multiple, size)
             gone = channels[~keep[channels]]
             best = gone[self.position[gone].argsort(descending=True)]

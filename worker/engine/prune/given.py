@@ -1,5 +1,7 @@
 """Take a plan as it is given: hold it against the program, and decide nothing."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -61,16 +63,18 @@ def _kept(coupling: Coupling, config: ApplyPlanConfig) -> Tensor:
 
 def _merges(coupling: Coupling, config: ApplyPlanConfig, keep: Tensor) -> Merges:
     """The stand-ins of a shift, each held against what stays and what reads it."""
-    found = {}
+    found: dict[str, tuple[Merge, ...]] = {}
+    if not any(asked.merges for asked in config.groups):
+        return found
     groups = {group.id: group for group in coupling.groups}
+    able = mergeable(coupling)
     for asked in config.groups:
         if not asked.merges:
             continue
         group = groups[asked.id]
-        able = mergeable(coupling, group)
         stays = keep[group.channels]
         for merge in asked.merges:
-            _check_merge(group, merge, stays, able)
+            _check_merge(group, merge, stays, able[group.id])
         found[group.id] = tuple(
             Merge(merge.source, merge.target, merge.scales) for merge in asked.merges
         )
@@ -78,7 +82,7 @@ def _merges(coupling: Coupling, config: ApplyPlanConfig, keep: Tensor) -> Merges
 
 
 def _check_merge(
-    group: ChannelGroup, merge: MergeConfig, stays: Tensor, able: frozenset[str]
+    group: ChannelGroup, merge: MergeConfig, stays: Tensor, able: Sequence[frozenset[str]]
 ) -> None:
     where = f"channel group {group.id} ({group.name}): merge of {merge.source} into {merge.target}"
     if wrong := [at for at in (merge.source, merge.target) if not 0 <= at < len(group)]:
@@ -92,11 +96,18 @@ def _check_merge(
         )
     if not bool(stays[merge.target]):
         raise PlanMismatchError(f"{where}: {merge.target} is not in `keep`, so nothing can read it")
-    if foreign := merge.scales.keys() - able:
+    names = frozenset[str]().union(*able)
+    if foreign := merge.scales.keys() - names:
         raise PlanMismatchError(
-            f"{where}: {min(foreign)} does not read these channels; those that do are "
-            f"{', '.join(sorted(able)) or 'none'}"
+            f"{where}: {min(foreign)} does not read these channels, or its part of them cannot be "
+            f"added up; what can take a stand-in over: {', '.join(sorted(names)) or 'none'}"
         )
+    for together in able:
+        if len({merge.scales.get(name, 0.0) for name in together}) > 1:
+            raise PlanMismatchError(
+                f"{where}: {', '.join(sorted(together))} read one and the same tensor: give them "
+                "one and the same scale"
+            )
 
 
 def _known(coupling: Coupling) -> str:

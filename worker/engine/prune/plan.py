@@ -169,7 +169,7 @@ def decide(
     baseline = count(coupling)
     choice = Choice(coupling, scores, config)
     keep = choice.made(baseline)
-    if bool(keep.all()):
+    if bool(keep.all()) and _is_all(config, baseline):
         raise NothingToPruneError(_too_little(config), pointer="/budget")
     merges = _merges(subject, config, keep) if config.algorithm == "shift" else {}
     warnings = [
@@ -191,6 +191,13 @@ def decide(
     )
 
 
+def _is_all(config: PruneConfig, baseline: Counts) -> bool:
+    """Whether nothing goes at all where nothing goes in this round."""
+    if config.progress[1] < 1:
+        return False
+    return config.origin is None or config.origin.parameters == baseline.parameters
+
+
 def _merges(subject: Subject, config: PruneConfig, keep: Tensor) -> Merges:
     pairs: dict[str, Mapping[int, int]] = {}
     for group in subject.groups:
@@ -198,9 +205,10 @@ def _merges(subject: Subject, config: PruneConfig, keep: Tensor) -> Merges:
         if override is not None and override.pairs:
             pairs[group.id] = dict(override.pairs)
     merges = find_merges(subject, keep, pairs=pairs)
+    able = mergeable(subject.coupling)
     for group in subject.groups:
         gone = int((~keep[group.channels]).sum())
-        if gone and not mergeable(subject.coupling, group):
+        if gone and not able[group.id]:
             subject.warnings.append(
                 f"shift: the {gone} channels of {group.name} that go are cut and not merged: what "
                 "reads them has no weights of its own that could take a stand-in over"

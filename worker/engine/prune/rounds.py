@@ -44,5 +44,5 @@ def origin_of(step: PruneConfig, program: Program) -> Origin:
     """What the fractions of a step are of, from the program that its first round finds."""
     coupling = couple(program, exclude=step.exclude, granularity=step.granularity)
     counts = count(coupling)
-    channels = sum(len(group) for group in coupling.groups)
+    channels = {group.name: len(group) for group in coupling.groups}
     return Origin(counts.parameters, counts.macs, counts.size_bytes, channels)

@@ -1,6 +1,6 @@
 """Merge what is removed into what stays: who reads a removed channel reads a stand-in instead."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,10 @@ from torch.fx import Node
 from worker.engine.criteria.activations import Sight, Watch
 from worker.engine.criteria.subject import Subject
 from worker.engine.data import Batch
+from worker.engine.graph.counts import MACS
 from worker.engine.graph.coupling import ChannelGroup, Coupling, Line
-from worker.engine.graph.flow import Flow, Read
-from worker.engine.graph.silence import StandIn, StandIns
+from worker.engine.graph.flow import Flow, Place, Read
+from worker.engine.graph.silence import StandIn, StandIns, Where
 from worker.engine.inputs import drawn
 from worker.engine.program import attribute
 
@@ -36,25 +37,25 @@ Merges = Mapping[str, tuple[Merge, ...]]
 """By the id of the channel group."""
 
 
-Place = tuple[int, Line]
-"""A dimension of a weight, and the channel of each of its indices."""
+WeightDim = tuple[str, int]
+"""A weight by name, and a dimension of it."""
 
 
 @dataclass(frozen=True)
 class _Bundle:
     """Reads that share weights, and all of their weights: one scale serves them all.
 
-    ``weights`` says, by name, along which dimension they read.
+    ``weights`` are the dimensions that they read along, with the channel of each index.
     """
 
     reads: tuple[Read, ...]
-    weights: Mapping[str, Place]
+    weights: Mapping[WeightDim, Line]
 
-    def of(self, group: ChannelGroup) -> dict[str, Place]:
+    def of(self, group: ChannelGroup) -> dict[str, tuple[int, Line]]:
         """The weights that read channels of a group."""
         return {
             name: (dim, line)
-            for name, (dim, line) in self.weights.items()
+            for (name, dim), line in self.weights.items()
             if bool(torch.isin(line.channels, group.channels).any())
         }
 
@@ -77,7 +78,7 @@ def find_merges(
         Merges for the groups that have any. A removed channel that nothing with weights reads, or
         that resembles no other, has none: it is cut.
     """
-    bundles = _bundles(subject.coupling, subject.flow)
+    bundles = _bundles(subject.flow)
     grams = _grams(subject, [read for bundle in bundles for read in bundle.reads])
     found = {}
     for group in subject.groups:
@@ -130,25 +131,28 @@ def shifted(coupling: Coupling, merges: Merges) -> dict[str, Tensor]:
     The columns that read a removed channel are added, scaled, to those that read its stand-in.
     """
     module = coupling.program.module
-    places = _places(coupling)
+    bundles = _bundles(Flow(coupling))
     changed: dict[str, Tensor] = {}
     for group in coupling.groups:
-        by_weight: dict[str, list[tuple[int, int, float]]] = {}
-        for merge in merges.get(group.id, ()):
-            for name, scale in merge.scales.items():
-                by_weight.setdefault(name, []).append((merge.source, merge.target, scale))
-        for name, moves in by_weight.items():
-            dim, line = places[name]
-            if name not in changed:
-                changed[name] = _tensor(module, name).double()
-            weight = changed[name]
-            sources, targets, scales = (
-                part.to(weight.device) for part in _indices(group, line, moves)
-            )
-            shape = [-1 if at == dim else 1 for at in range(weight.dim())]
-            lines = weight.index_select(dim, sources) * scales.view(shape)
-            changed[name] = weight.index_add(dim, targets, lines)
+        merges_here = merges.get(group.id, ())
+        for bundle in bundles if merges_here else ():
+            for name, (dim, line) in bundle.of(group).items():
+                moves = [
+                    (merge.source, merge.target, merge.scales[name])
+                    for merge in merges_here
+                    if name in merge.scales
+                ]
+                weight = changed.get(name, _tensor(module, name).double())
+                changed[name] = _moved(weight, dim, _indices(group, line, moves))
     return {name: weight.to(_tensor(module, name).dtype) for name, weight in changed.items()}
+
+
+def _moved(weight: Tensor, dim: int, moves: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """A weight with indices of a dimension added, scaled, to others of it."""
+    sources, targets, scales = (part.to(weight.device) for part in moves)
+    shape = [-1 if at == dim else 1 for at in range(weight.dim())]
+    lines = weight.index_select(dim, sources) * scales.view(shape)
+    return weight.index_add(dim, targets, lines)
 
 
 def _tensor(module: torch.nn.Module, name: str) -> Tensor:
@@ -157,86 +161,120 @@ def _tensor(module: torch.nn.Module, name: str) -> Tensor:
     return found.detach()
 
 
-def _places(coupling: Coupling) -> dict[str, Place]:
-    """Along which dimension each weight reads that can take a stand-in over."""
-    bundles = _bundles(coupling, Flow(coupling))
-    return {name: place for bundle in bundles for name, place in bundle.weights.items()}
-
-
 def stand_ins(coupling: Coupling, merges: Merges) -> StandIns:
-    """What each read sees in place of removed channels: by reader, source and dimension.
+    """What each read sees in place of removed channels.
 
     It shares the reads with :func:`shifted`, and touches no weight: the reference for it.
     """
-    found: dict[tuple[Node, Node, int], list[StandIn]] = {}
-    for bundle in _bundles(coupling, Flow(coupling)):
+    found: dict[Where, list[StandIn]] = {}
+    whole: set[Where] = set()
+    for bundle in _bundles(Flow(coupling)):
         for group in coupling.groups:
+            names = bundle.of(group) if group.id in merges else {}
             moves = [
                 (merge.source, merge.target, scales[0])
                 for merge in merges.get(group.id, ())
-                if (scales := [s for name, s in merge.scales.items() if name in bundle.weights])
+                if (scales := [scale for name, scale in merge.scales.items() if name in names])
             ]
             for read in bundle.reads if moves else ():
                 if bool(torch.isin(group.channels, read.source.line.channels).any()):
                     where = (read.node, read.source.node, read.source.dim)
                     own = StandIn(*_indices(group, read.source.line, moves))
                     found.setdefault(where, []).append(own)
-    return found
+                    whole.update(*(_shown(coupling, read.node, each) for each in read.weights))
+    return StandIns(found, frozenset(whole))
 
 
-def mergeable(coupling: Coupling, group: ChannelGroup) -> frozenset[str]:
-    """The weights that a stand-in of this group can take over in, by name."""
-    bundles = _bundles(coupling, Flow(coupling))
-    return frozenset(name for bundle in bundles for name in bundle.of(group))
+def _shown(coupling: Coupling, reader: Node, weight: Place) -> Iterator[Where]:
+    """Where a weight is read, from its reader back to the parameter that it shows."""
+    node = weight.node
+    while True:
+        for dim, line in coupling.node_lines[node][0][1]:
+            if line.number == weight.line.number:
+                yield reader, node, dim
+        if node.op == "get_attr":
+            return
+        reader, node = node, node.all_input_nodes[0]
 
 
-def _bundles(coupling: Coupling, flow: Flow) -> list[_Bundle]:
+def mergeable(coupling: Coupling) -> dict[str, list[frozenset[str]]]:
+    """The weights that a stand-in can take over in, by the id of the channel group.
+
+    Those that share a read share a scale: they are in one set.
+    """
+    bundles = _bundles(Flow(coupling))
+    return {
+        group.id: [names for bundle in bundles if (names := frozenset(bundle.of(group)))]
+        for group in coupling.groups
+    }
+
+
+def _bundles(flow: Flow) -> list[_Bundle]:
     """Reads whose every weight can take a stand-in over, those together that share a weight."""
-    read_by = [(read, _weights_of(coupling, flow, read)) for read in flow.reads]
-    readers = {read.node for read, weights in read_by if weights}
+    read_by = [(read, weights) for read in flow.reads if (weights := _weights_of(flow, read))]
+    readers: dict[WeightDim, set[Node]] = {}
+    for read, weights in read_by:
+        for place in weights:
+            readers.setdefault(place, set()).add(read.node)
+    users = _users(flow)
     bundles: list[_Bundle] = []
     for read, weights in read_by:
-        if not weights or not all(_is_read_by(coupling, flow, name, readers) for name in weights):
-            continue
         joined = [bundle for bundle in bundles if bundle.weights.keys() & weights.keys()]
         bundles = [bundle for bundle in bundles if bundle not in joined]
         reads = tuple(earlier for bundle in joined for earlier in bundle.reads)
         for bundle in joined:
             weights = {**bundle.weights, **weights}
         bundles.append(_Bundle((*reads, read), weights))
-    return bundles
+    return [
+        bundle
+        for bundle in bundles
+        # A weight that a call reads otherwise means something else there.
+        if all(users[place[0]] <= readers[place] for place in bundle.weights)
+        # A call that reads a channel twice multiplies its stand-in with itself.
+        and len({read.node for read in bundle.reads}) == len(bundle.reads)
+    ]
 
 
-def _weights_of(coupling: Coupling, flow: Flow, read: Read) -> dict[str, Place]:
-    """The weights of a read, by name; none where one of them is not a parameter as it is."""
-    found = {}
+def _weights_of(flow: Flow, read: Read) -> dict[WeightDim, Line]:
+    """The weights of a read; none where one of them is not a parameter as it is."""
+    found: dict[WeightDim, Line] = {}
+    if read.node.target not in MACS:
+        return {}  # Not a sum of products: half of each of two is not the half of both.
     for weight in read.weights:
         name = flow.parameter_of(weight)
         if name is None:
             return {}
-        _, lines = coupling.parameter_lines[name]
-        found[name] = next((dim, line) for dim, line in lines if line.number == weight.line.number)
+        _, lines = flow.coupling.parameter_lines[name]
+        dim, line = next((d, each) for d, each in lines if each.number == weight.line.number)
+        found[name, dim] = line
     return found
 
 
-def _is_read_by(coupling: Coupling, flow: Flow, name: str, readers: set[Node]) -> bool:
-    """Whether a weight is there for these calls alone: tied, it means something else elsewhere."""
-    module = coupling.program.module
-    tensor = attribute(module, name)
-    frontier = [
-        node
-        for node in coupling.program.graph.find_nodes(op="get_attr")
-        if attribute(module, str(node.target)) is tensor
-    ]
-    if any(str(node.target) != name for node in frontier):
-        return False
-    while frontier:
-        for user in frontier.pop().users:
-            if user in flow.constants:
-                frontier.append(user)
-            elif user not in readers:
-                return False
-    return True
+def _users(flow: Flow) -> dict[str, set[Node]]:
+    """The calls that read each parameter, through whatever shows it, by each of its names.
+
+    A tensor that has several names has a user that is no call: what is read under one of them is
+    not written under the other.
+    """
+    module, graph = flow.coupling.program.module, flow.coupling.program.graph
+    nodes = graph.find_nodes(op="get_attr")
+    names: dict[int, set[str]] = {}
+    for node in nodes:
+        names.setdefault(id(attribute(module, str(node.target))), set()).add(str(node.target))
+    found: dict[str, set[Node]] = {}
+    for node in nodes:
+        name = str(node.target)
+        users = found.setdefault(name, set())
+        if len(names[id(attribute(module, name))]) > 1:
+            users.add(node)
+        frontier = [node]
+        while frontier:
+            for user in frontier.pop().users:
+                if user in flow.constants:
+                    frontier.append(user)
+                else:
+                    users.add(user)
+    return found
 
 
 class _Gram:
@@ -296,7 +334,9 @@ def _joined(
     return total
 
 
-def _power(subject: Subject, group: ChannelGroup, weights: Mapping[str, Place]) -> Tensor:
+def _power(
+    subject: Subject, group: ChannelGroup, weights: Mapping[str, tuple[int, Line]]
+) -> Tensor:
     """Squared weights that read each channel: float64, ``(channels,)``."""
     total = torch.zeros(subject.channel_count, dtype=torch.float64)
     for name, (dim, line) in weights.items():
@@ -311,16 +351,21 @@ def _indices(
     group: ChannelGroup, line: Line, moves: list[tuple[int, int, float]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of a line for channels that go, for their stand-ins, and the scale of each."""
-    gram = _Gram(line)
-    row = {int(channel): at for at, channel in enumerate(gram.channels)}
-    found = []
+    places: dict[int, list[int]] = {}
+    for at, channel in enumerate(line.channels.tolist()):
+        places.setdefault(channel, []).append(at)
+    sources: list[int] = []
+    targets: list[int] = []
+    scaled: list[float] = []
     for source, target, scale in moves:
-        one = row.get(int(group.channels[source]))
-        other = row.get(int(group.channels[target]))
-        if one is not None and other is not None:
-            found.append((gram.places[one], gram.places[other], scale))
-    none = torch.zeros(0, dtype=torch.int64)
-    sources = torch.cat([none, *(source for source, _, _ in found)])
-    targets = torch.cat([none, *(target for _, target, _ in found)])
-    scales = torch.tensor([s for places, _, s in found for _ in places], dtype=torch.float64)
-    return sources, targets, scales
+        one = places.get(int(group.channels[source]), [])
+        other = places.get(int(group.channels[target]), [])
+        if len(one) == len(other):  # Only channels of one width can stand in for each other.
+            sources += one
+            targets += other
+            scaled += [scale] * len(one)
+    return (
+        torch.tensor(sources, dtype=torch.int64),
+        torch.tensor(targets, dtype=torch.int64),
+        torch.tensor(scaled, dtype=torch.float64),
+    )
