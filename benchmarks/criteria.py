@@ -43,7 +43,7 @@ def main() -> None:
         cut = asked.grid(files / "digits.pt2", "cut", [{"macs": amount} for amount in AMOUNTS])
         shift = asked.grid(files / "digits.pt2", "shift", [{"macs": amount} for amount in AMOUNTS])
         zero = asked.grid(
-            files / "digits.pt2", "zero", [{"parameters": amount} for amount in ZEROS]
+            files / "digits.pt2", "zero", [{"parameters": amount} for amount in ZEROS], floor=0.01
         )
         doubled = asked.doubled(files / "doubled.pt2")
         page = _page(cut, shift, zero, doubled)
@@ -111,9 +111,16 @@ class Sweeps:
         self.client = client
         self.data = data
 
-    def grid(self, model: Path, algorithm: str, budgets: Sequence[dict[str, float]]) -> Comparison:
+    def grid(
+        self, model: Path, algorithm: str, budgets: Sequence[dict[str, float]], **prune: float
+    ) -> Comparison:
         """All criteria that can, with one algorithm, to several budgets."""
-        grid = {"criteria": "all", "algorithms": [algorithm], "budgets": list(budgets)}
+        grid = {
+            "criteria": "all",
+            "algorithms": [algorithm],
+            "budgets": list(budgets),
+            "prune": prune,
+        }
         return self.made(model, {"grid": grid})
 
     def doubled(self, model: Path) -> Comparison:
@@ -185,7 +192,8 @@ group, by cosine similarity.
 _ZERO = """
 ## Zeros
 
-Accuracy with 50 %, 30 % and 10 % of the parameters other than zero. MACs stay as they are: zeros
+Accuracy with 50 %, 30 % and 10 % of the parameters other than zero; a hundredth of every weight
+stays. MACs stay as they are: zeros
 keep their place, and a dense runtime gets no faster by them.
 
 ![Accuracy against MACs with zeros](criteria-zero.svg)

@@ -7,41 +7,31 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from secateur.amounts import Budget
+from secateur.asked import chosen, evaluation, grid, prune_step, recipe
 from secateur.client import Client
 from secateur.compare import followed, write_comparison
 from secateur.comparison import comparison_table
-from secateur.criteria import Aggregation, Criterion, Normalization
 from secateur.errors import JobFailed, SecateurError
 from secateur.grids import ALL
 from secateur.jobs import Job, JobState
+from secateur.options import (
+    BUDGETS,
+    add_job_options,
+    add_prune_options,
+    add_safety_options,
+    add_ways,
+    document,
+    file,
+)
 from secateur.plan import Plan
 from secateur.progress import ProgressLine
-from secateur.pruning import Algorithm, Granularity, Schedule, Scope
-from secateur.safety import MaxDrop
 from secateur.table import aligned, plan_table, report_table
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: as asked; the service or the job said no; a wrong command line; Ctrl-C."""
-
-_PRUNE_OPTIONS = (
-    "algorithm",
-    "scope",
-    "granularity",
-    "exclude",
-    "channel_multiple",
-    "pattern",
-    "floor",
-    "aggregation",
-    "normalization",
-    "rounds",
-    "schedule",
-)
-"""How to prune, besides how much: named as in the spec."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,9 +68,9 @@ def compress(client: Client, options: argparse.Namespace) -> None:
     with ProgressLine() as line:
         spec = {
             "model_id": _uploaded_model(client, options.model, line),
-            "recipe": _recipe(options),
+            "recipe": recipe(options),
             "data": _uploaded_data(client, options, line),
-            "evaluation": _evaluation(options),
+            "evaluation": evaluation(options),
             "safety": {"max_drop": dict(options.max_drop)} if options.max_drop else None,
             "seed": options.seed,
             "label": options.label,
@@ -112,7 +102,7 @@ def compare(client: Client, options: argparse.Namespace) -> None:
     with ProgressLine() as line:
         spec = {
             "model_id": _uploaded_model(client, options.model, line),
-            "grid": _grid(options),
+            "grid": grid(options),
             "data": _uploaded_data(client, options, line),
             "evaluation": {"latency_rounds": options.latency_rounds},
             "seed": options.seed,
@@ -133,7 +123,7 @@ def plan(client: Client, options: argparse.Namespace) -> None:
     with ProgressLine() as line:
         spec = {
             "model_id": _uploaded_model(client, options.model, line),
-            "prune": _prune_step(options),
+            "prune": prune_step(options),
             "data": _uploaded_data(client, options, line),
             "seed": options.seed,
             "label": options.label,
@@ -194,70 +184,6 @@ def _uploaded_data(
     }
 
 
-def _evaluation(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "latency_rounds": options.latency_rounds,
-        "noise_std": options.noise_std,
-        "fgsm_epsilon": options.fgsm_epsilon,
-    }
-
-
-def _grid(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "criteria": ALL if options.criteria == [ALL] else options.criteria,
-        "budgets": [
-            {name: value} for name in Budget.model_fields for value in getattr(options, name) or ()
-        ],
-        "algorithms": options.algorithms,
-        "prune": _chosen(options),
-        "then": _recovery(options),
-    }
-
-
-def _recipe(options: argparse.Namespace) -> list[dict[str, Any]]:
-    first = _prune_step(options)
-    if options.plan is not None:
-        first = {"step": "apply_plan", "plan": options.plan}
-    return [first, *_recovery(options)]
-
-
-def _recovery(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The steps after pruning."""
-    steps: list[dict[str, Any]] = []
-    if options.train is not None:
-        steps.append({"step": "recalibrate"})
-    if options.finetune:
-        steps.append(_finetune(options, options.finetune))
-    return steps
-
-
-def _finetune(options: argparse.Namespace, epochs: int) -> dict[str, Any]:
-    return {
-        "step": "finetune",
-        "epochs": epochs,
-        "learning_rate": options.learning_rate,
-        "batch_size": options.batch_size,
-    }
-
-
-def _prune_step(options: argparse.Namespace) -> dict[str, Any]:
-    budget = {name: getattr(options, name) for name in Budget.model_fields}
-    given = {name: value for name, value in budget.items() if value is not None}
-    return {"step": "prune", **({"budget": given} if given else {}), **_chosen(options)}
-
-
-def _chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of how to prune; the spec has a default for the rest."""
-    # A comparison varies the criterion and the algorithm.
-    chosen = {name: getattr(options, name, None) for name in ("criterion", *_PRUNE_OPTIONS)}
-    if getattr(options, "option", None):
-        name = options.criterion or Criterion.MAGNITUDE.value
-        chosen["criterion"] = {"name": name, **dict(options.option)}
-    if getattr(options, "round_finetune", 0):
-        chosen["recover"] = [_finetune(options, options.round_finetune)]
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
 def _followed(client: Client, job: Job, line: ProgressLine) -> Job:
     """Wait for the job. Ctrl-C cancels it: nobody would be there to fetch what it makes."""
     try:
@@ -310,15 +236,15 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         description="Upload a model, prune it, recover it with your data, measure both, and "
         "download the result.",
     )
-    how_much = _add_prune_options(command)
+    how_much = add_prune_options(command)
     how_much.add_argument(
         "--plan",
-        type=_document,
+        type=document,
         metavar="JSON",
         help="remove what this plan says, made by `secateur plan -o` and perhaps edited",
     )
-    _add_job_options(command)
-    _add_safety_options(command)
+    add_job_options(command)
+    add_safety_options(command)
     command.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compressed)"
     )
@@ -332,7 +258,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Upload a model, prune it by every criterion to every budget, recover and "
         "measure each, and write the comparison: a table, CSV, JSON and a chart.",
     )
-    command.add_argument("model", type=_file, metavar="MODEL", help="a .pt2 file")
+    command.add_argument("model", type=file, metavar="MODEL", help="a .pt2 file")
     command.add_argument(
         "--criteria",
         nargs="+",
@@ -341,7 +267,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help=f"how channels are scored, or {ALL!r}: all that need no more than is given",
     )
     budget = command.add_mutually_exclusive_group(required=True)
-    for budget_name, kind, metavar, what in _BUDGETS:
+    for budget_name, kind, metavar, what in BUDGETS:
         budget.add_argument(f"--{budget_name}", nargs="+", type=kind, metavar=metavar, help=what)
     command.add_argument(
         "--algorithms",
@@ -350,43 +276,12 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="NAME",
         help="what becomes of what is chosen: cut, shift, zero (default: cut)",
     )
-    _add_ways(command)
-    _add_job_options(command)
+    add_ways(command)
+    add_job_options(command)
     command.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compared)"
     )
     command.set_defaults(run=_checked_compare)
-
-
-def _add_job_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of recovery and of measuring."""
-    command.add_argument("--train", type=_file, metavar="NPZ", help="data to recover with")
-    command.add_argument("--test", type=_file, metavar="NPZ", help="data to measure with")
-    command.add_argument(
-        "--finetune", type=int, default=0, metavar="EPOCHS", help="train this long on --train"
-    )
-    command.add_argument(
-        "--round-finetune",
-        type=int,
-        default=0,
-        metavar="EPOCHS",
-        help="train this long between the rounds of --rounds, too",
-    )
-    command.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
-    command.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
-    command.add_argument(
-        "--latency-rounds",
-        type=int,
-        default=50,
-        help="timed calls of each model; 0 for none (default: %(default)s)",
-    )
-    command.add_argument(
-        "--run-timeout",
-        type=int,
-        default=3600,
-        metavar="SECONDS",
-        help="longest run, waiting not counted (default: %(default)s)",
-    )
 
 
 def _checked_compare(client: Client, options: argparse.Namespace) -> None:
@@ -397,35 +292,11 @@ def _checked_compare(client: Client, options: argparse.Namespace) -> None:
     compare(client, options)
 
 
-def _add_safety_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--noise-std",
-        type=float,
-        metavar="STD",
-        help="measure with noise of this standard deviation on the inputs, too",
-    )
-    command.add_argument(
-        "--fgsm-epsilon",
-        type=float,
-        metavar="EPSILON",
-        help="measure under a gradient attack that moves each input value by this much, too",
-    )
-    command.add_argument(
-        "--max-drop",
-        action="append",
-        type=_promise,
-        default=[],
-        metavar="MEASURE=DROP",
-        help="deliver no model that loses more, such as accuracy=0.01 for one point; may be "
-        f"repeated; measures: {', '.join(MaxDrop.model_fields)}",
-    )
-
-
 def _checked_compress(client: Client, options: argparse.Namespace) -> None:
     if (options.finetune or options.round_finetune) and options.train is None:
         raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
-    if options.plan is not None and (chosen := _chosen(options)):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
+    if options.plan is not None and (said := chosen(options)):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in said)
         raise SystemExit(_misuse(f"--plan says what goes: leave out {names}, or edit the plan"))
     compress(client, options)
 
@@ -441,8 +312,8 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="show what would be removed",
         description="Upload a model and show what pruning it would remove; change nothing.",
     )
-    _add_prune_options(command)
-    command.add_argument("--train", type=_file, metavar="NPZ", help="for criteria that need data")
+    add_prune_options(command)
+    command.add_argument("--train", type=file, metavar="NPZ", help="for criteria that need data")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
     command.set_defaults(run=plan)
 
@@ -452,111 +323,6 @@ def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument("--state", type=JobState, choices=list(JobState), help="only these")
     command.add_argument("--label", help="only jobs with this label")
     command.set_defaults(run=jobs)
-
-
-_BUDGETS: tuple[tuple[str, type, str, str], ...] = (
-    ("macs", float, "FRACTION", "multiply-accumulates that may remain"),
-    ("parameters", float, "FRACTION", "parameters that may remain"),
-    ("bytes", float, "FRACTION", "weight bytes that may remain"),
-    ("channel-ratio", float, "FRACTION", "channels to remove"),
-    ("keep", int, "N", "channels that stay: of each group with --scope local, else of the model"),
-    ("threshold", float, "IMPORTANCE", "importance below which channels go"),
-    ("sparsity", float, "FRACTION", "with --algorithm zero: weights that become zero"),
-)
-
-
-def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
-    """Add the options of a prune step; give the group of which one has to be chosen."""
-    command.add_argument("model", type=_file, metavar="MODEL", help="a .pt2 file")
-    budget = command.add_mutually_exclusive_group(required=True)
-    for name, kind, metavar, what in _BUDGETS:
-        budget.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
-    budget.add_argument("--pattern", help="with --algorithm zero: N:M, such as 2:4, or AxB")
-    command.add_argument(
-        "--algorithm",
-        choices=[each.value for each in Algorithm],
-        help=f"what becomes of what is chosen (default: {Algorithm.CUT})",
-    )
-    command.add_argument(
-        "--criterion",
-        choices=[each.value for each in Criterion],
-        help=f"how channels are scored (default: {Criterion.MAGNITUDE})",
-    )
-    command.add_argument(
-        "--option",
-        action="append",
-        type=_assignment,
-        metavar="NAME=VALUE",
-        help="an option of the criterion, such as norm=l1 or targets=outputs; may be repeated",
-    )
-    _add_ways(command)
-    return budget
-
-
-def _add_ways(command: argparse.ArgumentParser) -> None:
-    """Add how to prune, besides how much and by which criterion."""
-    command.add_argument(
-        "--scope",
-        choices=[each.value for each in Scope],
-        help=f"who competes with whom (default: {Scope.GLOBAL})",
-    )
-    command.add_argument(
-        "--granularity",
-        choices=[each.value for each in Granularity],
-        help=f"what is removed as one (default: {Granularity.CHANNELS})",
-    )
-    command.add_argument(
-        "--exclude",
-        action="append",
-        metavar="PATTERN",
-        help="parameters whose shape may not change, such as 'head.*'; may be repeated",
-    )
-    command.add_argument(
-        "--channel-multiple", type=int, metavar="N", help="keep channels in multiples of this"
-    )
-    command.add_argument(
-        "--floor", type=float, metavar="FRACTION", help="what stays of every dimension"
-    )
-    command.add_argument("--aggregation", choices=[each.value for each in Aggregation])
-    command.add_argument("--normalization", choices=[each.value for each in Normalization])
-    command.add_argument("--rounds", type=int, metavar="N", help="prune in this many rounds")
-    command.add_argument("--schedule", choices=[each.value for each in Schedule])
-    command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    command.add_argument("--label", help="yours, for finding the job again")
-
-
-def _assignment(text: str) -> tuple[str, int | str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
-    return name, int(value) if value.isdecimal() else value
-
-
-def _document(text: str) -> Any:
-    try:
-        return json.loads(_file(text).read_bytes())
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
-
-
-def _promise(text: str) -> tuple[str, float]:
-    name, _, drop = text.partition("=")
-    if name not in MaxDrop.model_fields:
-        known = ", ".join(MaxDrop.model_fields)
-        raise argparse.ArgumentTypeError(f"{name!r} is no measure; there are {known}")
-    try:
-        return name, float(drop)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} says no drop: write {name}=0.01 for a hundredth"
-        ) from error
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
-    return path
 
 
 if __name__ == "__main__":

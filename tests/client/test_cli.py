@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 import secateur
-from secateur.cli import DONE, FAILED, MISUSED, _parser, _prune_step, main
+from secateur.asked import prune_step
+from secateur.cli import DONE, FAILED, MISUSED, _parser, main
 from secateur.client import Client
 from secateur.jobs import Job, Progress, Stage
 from secateur.progress import ProgressLine, bar
@@ -148,7 +149,7 @@ def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) ->
 )
 def test_what_the_command_line_says_of_pruning_is_in_the_spec(model_path, arguments, expected):
     options = _parser().parse_args(["compress", str(model_path), *arguments.split()])
-    step = _prune_step(options)
+    step = prune_step(options)
     assert step == {"step": "prune", **expected}
     PruneStep.model_validate(step)
 

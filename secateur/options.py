@@ -1,0 +1,169 @@
+"""The options that commands share."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from secateur.criteria import Aggregation, Criterion, Normalization
+from secateur.pruning import Algorithm, Granularity, Schedule, Scope
+from secateur.safety import MaxDrop
+
+BUDGETS: tuple[tuple[str, type, str, str], ...] = (
+    ("macs", float, "FRACTION", "multiply-accumulates that may remain"),
+    ("parameters", float, "FRACTION", "parameters that may remain"),
+    ("bytes", float, "FRACTION", "weight bytes that may remain"),
+    ("channel-ratio", float, "FRACTION", "channels to remove"),
+    ("keep", int, "N", "channels that stay: of each group with --scope local, else of the model"),
+    ("threshold", float, "IMPORTANCE", "importance below which channels go"),
+    ("sparsity", float, "FRACTION", "with --algorithm zero: weights that become zero"),
+)
+
+
+def add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
+    """Add the options of a prune step; give the group of which one has to be chosen."""
+    command.add_argument("model", type=file, metavar="MODEL", help="a .pt2 file")
+    budget = command.add_mutually_exclusive_group(required=True)
+    for name, kind, metavar, what in BUDGETS:
+        budget.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
+    budget.add_argument("--pattern", help="with --algorithm zero: N:M, such as 2:4, or AxB")
+    command.add_argument(
+        "--algorithm",
+        choices=[each.value for each in Algorithm],
+        help=f"what becomes of what is chosen (default: {Algorithm.CUT})",
+    )
+    command.add_argument(
+        "--criterion",
+        choices=[each.value for each in Criterion],
+        help=f"how channels are scored (default: {Criterion.MAGNITUDE})",
+    )
+    command.add_argument(
+        "--option",
+        action="append",
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="an option of the criterion, such as norm=l1 or targets=outputs; may be repeated",
+    )
+    add_ways(command)
+    return budget
+
+
+def add_ways(command: argparse.ArgumentParser) -> None:
+    """Add how to prune, besides how much and by which criterion."""
+    command.add_argument(
+        "--scope",
+        choices=[each.value for each in Scope],
+        help=f"who competes with whom (default: {Scope.GLOBAL})",
+    )
+    command.add_argument(
+        "--granularity",
+        choices=[each.value for each in Granularity],
+        help=f"what is removed as one (default: {Granularity.CHANNELS})",
+    )
+    command.add_argument(
+        "--exclude",
+        action="append",
+        metavar="PATTERN",
+        help="parameters whose shape may not change, such as 'head.*'; may be repeated",
+    )
+    command.add_argument(
+        "--channel-multiple", type=int, metavar="N", help="keep channels in multiples of this"
+    )
+    command.add_argument(
+        "--floor", type=float, metavar="FRACTION", help="what stays of every dimension"
+    )
+    command.add_argument("--aggregation", choices=[each.value for each in Aggregation])
+    command.add_argument("--normalization", choices=[each.value for each in Normalization])
+    command.add_argument("--rounds", type=int, metavar="N", help="prune in this many rounds")
+    command.add_argument("--schedule", choices=[each.value for each in Schedule])
+    command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    command.add_argument("--label", help="yours, for finding the job again")
+
+
+def _assignment(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE")
+    return name, int(value) if value.isdecimal() else value
+
+
+def document(text: str) -> Any:
+    try:
+        return json.loads(file(text).read_bytes())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+
+
+def _promise(text: str) -> tuple[str, float]:
+    name, _, drop = text.partition("=")
+    if name not in MaxDrop.model_fields:
+        known = ", ".join(MaxDrop.model_fields)
+        raise argparse.ArgumentTypeError(f"{name!r} is no measure; there are {known}")
+    try:
+        return name, float(drop)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} says no drop: write {name}=0.01 for a hundredth"
+        ) from error
+
+
+def file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path
+
+
+def add_job_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of recovery and of measuring."""
+    command.add_argument("--train", type=file, metavar="NPZ", help="data to recover with")
+    command.add_argument("--test", type=file, metavar="NPZ", help="data to measure with")
+    command.add_argument(
+        "--finetune", type=int, default=0, metavar="EPOCHS", help="train this long on --train"
+    )
+    command.add_argument(
+        "--round-finetune",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="train this long between the rounds of --rounds, too",
+    )
+    command.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
+    command.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    command.add_argument(
+        "--latency-rounds",
+        type=int,
+        default=50,
+        help="timed calls of each model; 0 for none (default: %(default)s)",
+    )
+    command.add_argument(
+        "--run-timeout",
+        type=int,
+        default=3600,
+        metavar="SECONDS",
+        help="longest run, waiting not counted (default: %(default)s)",
+    )
+
+
+def add_safety_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--noise-std",
+        type=float,
+        metavar="STD",
+        help="measure with noise of this standard deviation on the inputs, too",
+    )
+    command.add_argument(
+        "--fgsm-epsilon",
+        type=float,
+        metavar="EPSILON",
+        help="measure under a gradient attack that moves each input value by this much, too",
+    )
+    command.add_argument(
+        "--max-drop",
+        action="append",
+        type=_promise,
+        default=[],
+        metavar="MEASURE=DROP",
+        help="deliver no model that loses more, such as accuracy=0.01 for one point; may be "
+        f"repeated; measures: {', '.join(MaxDrop.model_fields)}",
+    )
