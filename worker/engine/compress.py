@@ -224,7 +224,7 @@ class _Run:
     def plan(
         self, program: Program, config: PruningConfig, name: str, train: Rows | None
     ) -> Plan | SparsePlan:
-        with self.stage("scoring", 1, "models") as progress:
+        with self.stage("scoring", 1, "steps") as progress:
             decided = self.decided(program, config, train, progress)
             self.write(name, decided.as_json(self.request.model_sha256))
         self.warnings += [each for each in decided.warnings if each not in self.warnings]
