@@ -230,9 +230,7 @@ def test_normalizations_by_hand(normalization, expected):
     assert plan.scores[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["residual", "grouped_and_depthwise", "recurrent_stack", "manual_attention", "split"]
-)
+@pytest.mark.parametrize("name", ["residual", "grouped_and_depthwise", "split"])
 def test_a_channel_costs_what_a_cut_of_it_alone_saves(name):
     coupling = pattern_coupling(name)
     macs, parameters = costs(coupling)

@@ -218,14 +218,14 @@ def test_single_weights_by_a_loss():
 
 
 def test_hessian_is_right_on_average():
-    many = {"inputs": [[1.0, 1.0]] * 4000, "targets": [[159.0]] * 4000}
+    many = {"inputs": [[1.0, 1.0]] * 1000, "targets": [[159.0]] * 1000}
     subject = subject_of(two_channels(), 2, **many)
-    options = {"sample_count": 4000, "batch_size": 1, "targets": "labels"}
+    options = {"sample_count": 1000, "batch_size": 1, "targets": "labels"}
     # Half the second derivative of a squared error is the slope of the output, squared.
     expected = [56**2 + 7**2 + 14**2 + 35**2, 104**2 + 24**2 + 32**2 + 48**2]
-    assert scores_of(subject, hessian(subject, **options)) == pytest.approx(expected, rel=0.1)
+    assert scores_of(subject, hessian(subject, **options)) == pytest.approx(expected, rel=0.15)
     weights = hessian_of_weights(subject, **options)
-    assert weights["1.weight"][0].tolist() == pytest.approx([56**2, 104**2], rel=0.1)
+    assert weights["1.weight"][0].tolist() == pytest.approx([56**2, 104**2], rel=0.15)
 
 
 @pytest.mark.parametrize("criterion", [taylor, fisher, snip])

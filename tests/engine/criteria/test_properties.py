@@ -68,11 +68,11 @@ def test_permuting_channels_permutes_curvatures_on_average():
                 subject_of(net, 2, 6, 6, **few_rows(), seed=seed),
                 PruneConfig(criterion="hessian", options=options, normalization="none"),
             )[0]
-            for seed in range(20)
+            for seed in range(10)
         )
         for where, net in draws.items()
     }
-    torch.testing.assert_close(found["there"], found["here"][order], rtol=0.3, atol=0)
+    torch.testing.assert_close(found["there"], found["here"][order], rtol=0.5, atol=0)
 
 
 NETWORKS = [
