@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         found = error.errors()[0]
         place = ".".join(str(part) for part in found["loc"])
-        _say(f"secateur: {place}: {found['msg']}")
+        _say(f"secateur: {place}: {found['msg'].removeprefix('Value error, ')}")
         return MISUSED
     except OSError as error:
         _say(f"secateur: {error}")
@@ -174,10 +174,11 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
     print(f"models: {', '.join(found.model_formats)}; data: {', '.join(found.dataset_formats)}")
     print(f"budgets: {', '.join(found.budgets)}; scopes: {', '.join(found.scopes)}")
     print(f"granularities: {', '.join(found.granularities)}")
+    width = max(len(row.name) for row in (*found.steps, *found.criteria))
     for title, rows in (("steps", found.steps), ("criteria", found.criteria)):
         print(f"{title}:")
         for row in rows:
-            print(f"  {row.name:<12} {row.summary}")
+            print(f"  {row.name:<{width}}  {row.summary}")
 
 
 def _uploaded_model(client: Client, path: Path, line: ProgressLine) -> str:
@@ -427,7 +428,21 @@ def _checked_compress(client: Client, options: argparse.Namespace) -> None:
     if options.plan is not None and (chosen := _chosen(options)):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
         raise SystemExit(_misuse(f"--plan says what goes: leave out {names}, or edit the plan"))
+    _check_amount(options, "--plan")
     compress(client, options)
+
+
+def _checked_plan(client: Client, options: argparse.Namespace) -> None:
+    _check_amount(options)
+    plan(client, options)
+
+
+def _check_amount(options: argparse.Namespace, *others: str) -> None:
+    """A pattern N:M says how much by itself, so that no budget is required of all."""
+    given = (getattr(options, name, None) for name in (*Budget.model_fields, "pattern", "plan"))
+    if all(value is None for value in given):
+        names = ", ".join((*(f"--{name}" for name, *_ in _BUDGETS), "--pattern N:M", *others))
+        raise SystemExit(_misuse(f"say how much: give one of {names}"))
 
 
 def _misuse(message: str) -> int:
@@ -444,7 +459,7 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     _add_prune_options(command)
     command.add_argument("--train", type=_file, metavar="NPZ", help="for criteria that need data")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
-    command.set_defaults(run=plan)
+    command.set_defaults(run=_checked_plan)
 
 
 def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -466,12 +481,11 @@ _BUDGETS: tuple[tuple[str, type, str, str], ...] = (
 
 
 def _add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
-    """Add the options of a prune step; give the group of which one has to be chosen."""
+    """Add the options of a prune step; give the group of which no two are chosen."""
     command.add_argument("model", type=_file, metavar="MODEL", help="a .pt2 file")
-    budget = command.add_mutually_exclusive_group(required=True)
+    budget = command.add_mutually_exclusive_group()
     for name, kind, metavar, what in _BUDGETS:
         budget.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
-    budget.add_argument("--pattern", help="with --algorithm zero: N:M, such as 2:4, or AxB")
     command.add_argument(
         "--algorithm",
         choices=[each.value for each in Algorithm],
@@ -517,6 +531,7 @@ def _add_ways(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--floor", type=float, metavar="FRACTION", help="what stays of every dimension"
     )
+    command.add_argument("--pattern", help="with algorithm zero: N:M, such as 2:4, or AxB")
     command.add_argument("--aggregation", choices=[each.value for each in Aggregation])
     command.add_argument("--normalization", choices=[each.value for each in Normalization])
     command.add_argument("--rounds", type=int, metavar="N", help="prune in this many rounds")
