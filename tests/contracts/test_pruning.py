@@ -171,6 +171,19 @@ def test_what_cannot_be_meant_is_refused_at_its_place(fields, place, said):
     assert said in found[place]
 
 
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        (SHIFT | {"overrides": [PAIRS | {"pairs": [[2, 2]]}]}, ("overrides", 0)),
+        (ZERO | {"pattern": "4:2"}, ("pattern",)),
+    ],
+)
+def test_how_much_is_not_asked_of_those_who_said_it_wrongly(fields, place):
+    with pytest.raises(ValidationError) as caught:
+        step(**{**fields, "budget": None})
+    assert [each["loc"] for each in caught.value.errors()] == [place]
+
+
 def test_a_budget_may_be_left_out_where_something_else_says_how_much():
     assert step(algorithm="zero", pattern="2:4", budget=None).budget is None
     assert step(budget=None, overrides=[{"match": "a", "keep": 2}]).budget is None
