@@ -174,7 +174,8 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
     print(f"models: {', '.join(found.model_formats)}; data: {', '.join(found.dataset_formats)}")
     print(f"budgets: {', '.join(found.budgets)}; scopes: {', '.join(found.scopes)}")
     print(f"granularities: {', '.join(found.granularities)}")
-    width = max(len(row.name) for row in (*found.steps, *found.criteria))
+    names = [*(step.name for step in found.steps), *(each.name for each in found.criteria)]
+    width = max(len(name) for name in names)
     for title, rows in (("steps", found.steps), ("criteria", found.criteria)):
         print(f"{title}:")
         for row in rows:
