@@ -89,7 +89,7 @@ class Override(Amount):
         "have one of them. The first override that matches counts.",
         examples=["layer1.*"],
     )
-    pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=100_000)] | None = Field(
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=10_000)] | None = Field(
         default=None,
         description="`algorithm: shift`: channels that go, each with the channel of the same group "
         "that stands in for it, as `[from, to]`.",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from secateur.amounts import Budget
 from secateur.asked import chosen, evaluation, grid, prune_step, recipe
 from secateur.client import Client
 from secateur.compare import followed, write_comparison
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         found = error.errors()[0]
         place = ".".join(str(part) for part in found["loc"])
-        _say(f"secateur: {place}: {found['msg']}")
+        _say(f"secateur: {place}: {found['msg'].removeprefix('Value error, ')}")
         return MISUSED
     except OSError as error:
         _say(f"secateur: {error}")
@@ -163,11 +164,14 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
     print(f"Secateur {found.version} at {options.url}")
     print(f"models: {', '.join(found.model_formats)}; data: {', '.join(found.dataset_formats)}")
     print(f"budgets: {', '.join(found.budgets)}; scopes: {', '.join(found.scopes)}")
+    print(f"algorithms: {', '.join(found.algorithms)}")
     print(f"granularities: {', '.join(found.granularities)}")
+    names = [*(step.name for step in found.steps), *(each.name for each in found.criteria)]
+    width = max(len(name) for name in names)
     for title, rows in (("steps", found.steps), ("criteria", found.criteria)):
         print(f"{title}:")
         for row in rows:
-            print(f"  {row.name:<12} {row.summary}")
+            print(f"  {row.name:<{width}}  {row.summary}")
 
 
 def _uploaded_model(client: Client, path: Path, line: ProgressLine) -> str:
@@ -298,7 +302,21 @@ def _checked_compress(client: Client, options: argparse.Namespace) -> None:
     if options.plan is not None and (said := chosen(options)):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in said)
         raise SystemExit(_misuse(f"--plan says what goes: leave out {names}, or edit the plan"))
+    _check_amount(options, "--plan")
     compress(client, options)
+
+
+def _checked_plan(client: Client, options: argparse.Namespace) -> None:
+    _check_amount(options)
+    plan(client, options)
+
+
+def _check_amount(options: argparse.Namespace, *others: str) -> None:
+    """A pattern N:M says how much by itself, so that no budget is required of all."""
+    given = (getattr(options, name, None) for name in (*Budget.model_fields, "pattern", "plan"))
+    if all(value is None for value in given):
+        names = ", ".join((*(f"--{name}" for name, *_ in BUDGETS), "--pattern N:M", *others))
+        raise SystemExit(_misuse(f"say how much: give one of {names}"))
 
 
 def _misuse(message: str) -> int:
@@ -315,7 +333,7 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add_prune_options(command)
     command.add_argument("--train", type=file, metavar="NPZ", help="for criteria that need data")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan here")
-    command.set_defaults(run=plan)
+    command.set_defaults(run=_checked_plan)
 
 
 def _add_jobs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -258,16 +258,23 @@ class CriterionChoice(Input):
         return f"{self.name} ({options})"
 
 
+_NO_CRITERION = "a criterion is its name, or an object with a name and options"
+
+
 def _chosen(given: Any) -> Any:
-    if not isinstance(given, str):
+    if isinstance(given, str) and given in CRITERIA:
+        return {"name": given}
+    if isinstance(given, dict | CriterionChoice):
         return given
-    if given not in CRITERIA:
-        raise PydanticCustomError(
-            "enum",
-            "there is no such criterion; choose one of {names}",
-            {"names": ", ".join(CRITERIA)},
-        )
-    return {"name": given}
+    is_name = isinstance(given, str)
+    raise PydanticCustomError(
+        "enum",
+        "{wrong}; choose one of {names}",
+        {
+            "wrong": "there is no such criterion" if is_name else _NO_CRITERION,
+            "names": ", ".join(CRITERIA),
+        },
+    )
 
 
 ChosenCriterion = Annotated[

@@ -9,10 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from secateur.capabilities import CRITERIA
-from secateur.criteria import Criterion
+from secateur.criteria import ChosenCriterion, Criterion
 from secateur.schema import Input
 
 ALL = "all"
@@ -162,7 +170,7 @@ class Grid(Input):
         for name in _VARIED.values():
             values = getattr(self, name)
             for index, value in enumerate(values):
-                if values != ALL and value in values[:index]:
+                if values != ALL and _canonical(value) in map(_canonical, values[:index]):
                     yield (name, index), value
 
     def _criteria(self, *, has_data: bool, has_labels: bool) -> Iterator[tuple[Path, Any]]:
@@ -176,8 +184,9 @@ class Grid(Input):
 
     def _can(self, criterion: Any, algorithm: str | None) -> bool:
         """Whether a cell is one: of `all` criteria, zeros are by those that score weights."""
-        is_zero = (algorithm or self.prune.get("algorithm")) == "zero"
-        return not is_zero or self.criteria != ALL or CRITERIA[Criterion(criterion)].elements
+        return (
+            algorithm != "zero" or self.criteria != ALL or CRITERIA[Criterion(criterion)].elements
+        )
 
     def _algorithms(self) -> Iterator[tuple[Path, str | None]]:
         if not self.algorithms:
@@ -207,6 +216,17 @@ def amount_of_recipe(recipe: Sequence[Mapping[str, Any]]) -> str:
         if step["step"] in ("prune", "apply_plan")
     ]
     return "; ".join(amounts)
+
+
+_CRITERION: TypeAdapter[Any] = TypeAdapter(ChosenCriterion)
+
+
+def _canonical(value: Any) -> Any:
+    """A criterion as specs have it: with a default or without, it is the same one."""
+    try:
+        return _CRITERION.dump_python(_CRITERION.validate_python(value), mode="json")
+    except ValidationError:
+        return value
 
 
 def _amount_of_step(step: Mapping[str, Any]) -> str:

@@ -21,12 +21,11 @@ BUDGETS: tuple[tuple[str, type, str, str], ...] = (
 
 
 def add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
-    """Add the options of a prune step; give the group of which one has to be chosen."""
+    """Add the options of a prune step; give the group of which no two are chosen."""
     command.add_argument("model", type=file, metavar="MODEL", help="a .pt2 file")
-    budget = command.add_mutually_exclusive_group(required=True)
+    budget = command.add_mutually_exclusive_group()
     for name, kind, metavar, what in BUDGETS:
         budget.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
-    budget.add_argument("--pattern", help="with --algorithm zero: N:M, such as 2:4, or AxB")
     command.add_argument(
         "--algorithm",
         choices=[each.value for each in Algorithm],
@@ -72,6 +71,7 @@ def add_ways(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--floor", type=float, metavar="FRACTION", help="what stays of every dimension"
     )
+    command.add_argument("--pattern", help="with algorithm zero: N:M, such as 2:4, or AxB")
     command.add_argument("--aggregation", choices=[each.value for each in Aggregation])
     command.add_argument("--normalization", choices=[each.value for each in Normalization])
     command.add_argument("--rounds", type=int, metavar="N", help="prune in this many rounds")

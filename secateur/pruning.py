@@ -223,7 +223,9 @@ class PruneStep(Input):
     def _said_once(cls, budget: Budget | None, info: ValidationInfo) -> Budget | None:
         pattern = info.data.get("pattern", "elements")
         if budget is None:
-            if ":" in pattern or info.data.get("overrides"):
+            # Where one of these is wrong, that is said already, and may be all that is.
+            is_unknown = not {"pattern", "overrides"} <= info.data.keys()
+            if is_unknown or ":" in pattern or info.data.get("overrides"):
                 return None
             raise ValueError(f"say how much: give one of {', '.join(Budget.model_fields)}")
         if ":" in pattern:

@@ -179,6 +179,7 @@ class Evaluation(Input):
     noise_std: float | None = Field(
         default=None,
         gt=0,
+        le=1e30,  # More is infinite in float32.
         allow_inf_nan=False,
         description="Measure accuracy with seeded Gaussian noise of this standard deviation added "
         "to the floating-point inputs, in their own unit.",
@@ -187,6 +188,7 @@ class Evaluation(Input):
     fgsm_epsilon: float | None = Field(
         default=None,
         gt=0,
+        le=1e30,
         allow_inf_nan=False,
         description="Measure accuracy under the one-step gradient attack (FGSM) that moves each "
         "value of the first floating-point input by this much, in its own unit.",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from secateur.models import Dataset, Model, TensorInfo
 from secateur.problems import FieldProblem
-from secateur.spec import JobSpec
+from secateur.spec import JobFrame
 from service.checks import TARGETS, Named
 
 _FLOAT = re.compile(r"b?float\d.*")
@@ -15,7 +15,7 @@ _LABELS = "labels"
 _TOP_COUNT = 5
 
 
-def missing_test_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
+def missing_test_data(spec: JobFrame, named: Named) -> list[FieldProblem]:
     """The measures and promises without the labels that they are about."""
     asking = [(f"/evaluation/{name}", name, _LABELS) for name in _probes(spec)]
     asking += [
@@ -30,7 +30,7 @@ def missing_test_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
     ]
 
 
-def unmeasurable(spec: JobSpec, named: Named) -> list[FieldProblem]:
+def unmeasurable(spec: JobFrame, named: Named) -> list[FieldProblem]:
     """The measures and promises that make no sense for the model, or for its kind of targets."""
     found = [(f"/evaluation/{name}", _unprobed(name, named)) for name in _probes(spec)]
     if "top5_accuracy" in _promises(spec):
@@ -42,13 +42,13 @@ def unmeasurable(spec: JobSpec, named: Named) -> list[FieldProblem]:
     ]
 
 
-def _probes(spec: JobSpec) -> list[str]:
+def _probes(spec: JobFrame) -> list[str]:
     """The fields that ask for accuracy on inputs which are made harder."""
     asked = {"noise_std": spec.evaluation.noise_std, "fgsm_epsilon": spec.evaluation.fgsm_epsilon}
     return [name for name, value in asked.items() if value is not None]
 
 
-def _promises(spec: JobSpec) -> list[str]:
+def _promises(spec: JobFrame) -> list[str]:
     return [] if spec.safety is None else list(spec.safety.max_drop.given)
 
 
@@ -56,7 +56,7 @@ def _wanted(promise: str) -> str:
     return _LABELS if promise == "loss" else _CLASSES
 
 
-def _lacking(spec: JobSpec, named: Named, who: str, wanted: str) -> str | None:
+def _lacking(spec: JobFrame, named: Named, who: str, wanted: str) -> str | None:
     if spec.data.test is None:
         return f"{who} needs test data with {wanted}: give a data set in /data/test"
     if named.test is None:

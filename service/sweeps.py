@@ -24,6 +24,7 @@ from service.checks import (
 )
 from service.clock import now
 from service.jobs import pinned, refuse
+from service.measures import missing_test_data, unmeasurable
 from service.messages import Messages
 from service.paging import cursors_checked
 from store.blobs import BlobStore
@@ -137,8 +138,14 @@ def _checked(spec: SweepSpec, named: Named) -> list[NewChild]:
     specs = [child.spec() for child in children]
     refuse(
         (errors.UnknownReference, unknown_references(spec, named)),
-        (errors.DataMissing, _each_once(children, specs, lambda s: missing_data(s, named))),
-        (errors.DataMismatch, mismatched_data(named)),
+        (
+            errors.DataMissing,
+            [
+                *_each_once(children, specs, lambda s: missing_data(s, named)),
+                *missing_test_data(spec, named),
+            ],
+        ),
+        (errors.DataMismatch, [*mismatched_data(named), *unmeasurable(spec, named)]),
         (errors.PlanMismatch, _each_once(children, specs, lambda s: mismatched_plans(s, named))),
     )
     return [

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 import secateur
-from secateur.asked import prune_step
+from secateur.asked import grid, prune_step
 from secateur.cli import DONE, FAILED, MISUSED, _parser, main
 from secateur.client import Client
 from secateur.jobs import Job, Progress, Stage
@@ -71,7 +71,7 @@ def test_wrong_command_lines_say_what_is_right(here: None, model_path, capsys) -
     misused("compress", "nowhere.pt2", "--macs", "0.5")
     assert "there is no file 'nowhere.pt2'" in capsys.readouterr().err
     misused("compress", model_path)
-    assert "--macs --parameters --bytes --channel-ratio" in capsys.readouterr().err
+    assert "--macs, --parameters, --bytes, --channel-ratio" in capsys.readouterr().err
     misused("compress", model_path, "--macs", "0.5", "--finetune", "2")
     assert "give --train" in capsys.readouterr().err
     misused()
@@ -131,6 +131,10 @@ def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) ->
         ),
         ("--algorithm zero --pattern 2:4", {"algorithm": "zero", "pattern": "2:4"}),
         (
+            "--algorithm zero --pattern 4x4 --sparsity 0.5",
+            {"algorithm": "zero", "pattern": "4x4", "budget": {"sparsity": 0.5}},
+        ),
+        (
             "--algorithm zero --sparsity 0.7 --floor 0.2",
             {"algorithm": "zero", "budget": {"sparsity": 0.7}, "floor": 0.2},
         ),
@@ -162,6 +166,20 @@ def test_what_a_prune_step_cannot_mean_names_its_place(here: None, model_path, c
     assert "'norm' is no NAME=VALUE" in capsys.readouterr().err
     misused("compress", model_path, "--macs", "0.5", "--rounds", "2", "--round-finetune", "1")
     assert "give --train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "compress"])
+def test_nothing_is_sent_before_it_is_said_how_much(here: None, model_path, capsys, command):
+    misused(command, model_path, "--criterion", "lamp")
+    assert "say how much: give one of --macs" in capsys.readouterr().err
+    misused(command, model_path, "--macs", "0.5", "--keep", "3")
+    assert "not allowed with argument --macs" in capsys.readouterr().err
+
+
+def test_a_comparison_of_zeros_has_a_pattern(model_path):
+    arguments = "--criteria lamp --algorithms zero --sparsity 0.5 --pattern 4x4"
+    options = _parser().parse_args(["compare", str(model_path), *arguments.split()])
+    assert grid(options)["prune"] == {"pattern": "4x4"}
 
 
 def test_without_a_service_or_a_key_nothing_starts(capsys, monkeypatch) -> None:

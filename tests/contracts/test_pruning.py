@@ -105,6 +105,7 @@ PAIRS = {"match": "a", "pairs": [[3, 1]]}
     ("fields", "place", "said"),
     [
         ({"criterion": "taylr"}, ("criterion",), "choose one of magnitude"),
+        ({"criterion": 1}, ("criterion",), "is its name, or an object with a name and options"),
         ({"criterion": {"name": "taylr"}}, ("criterion", "name"), "Input should be 'magnitude'"),
         ({"criterion": {"name": "random", "norm": "l1"}}, ("criterion",), "no option norm"),
         ({"criterion": {"name": "wanda", "batch_size": 0}}, ("criterion", "batch_size"), "greater"),
@@ -169,6 +170,19 @@ def test_what_cannot_be_meant_is_refused_at_its_place(fields, place, said):
     found = {each["loc"]: each["msg"] for each in caught.value.errors()}
     assert place in found
     assert said in found[place]
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        (SHIFT | {"overrides": [PAIRS | {"pairs": [[2, 2]]}]}, ("overrides", 0)),
+        (ZERO | {"pattern": "4:2"}, ("pattern",)),
+    ],
+)
+def test_how_much_is_not_asked_of_those_who_said_it_wrongly(fields, place):
+    with pytest.raises(ValidationError) as caught:
+        step(**{**fields, "budget": None})
+    assert [each["loc"] for each in caught.value.errors()] == [place]
 
 
 def test_a_budget_may_be_left_out_where_something_else_says_how_much():

@@ -125,6 +125,8 @@ def test_what_is_wrong_has_its_place_in_the_spec():
     assert wrong(grid={**GRID, "budgets": [{"macs": 0.5}] * 2}) == {
         (("grid", "budgets", 1), "repeated")
     }
+    one_twice = ["magnitude", {"name": "magnitude", "norm": "l2"}]
+    assert wrong(grid={**GRID, "criteria": one_twice}) == {(("grid", "criteria", 1), "repeated")}
     assert wrong(recipes=[{"name": "a", "recipe": [{"step": "finetune"}]}]) == {
         (("recipes", 0, "recipe"), "value_error")
     }

@@ -50,6 +50,13 @@ def places(plan: Plan) -> list[list[int]]:
 # Amounts.
 
 
+def test_overrides_that_remove_nothing_are_pointed_at_and_say_which_match_nothing():
+    overrides = (Override("nowhere.*", keep=1), Override("0.weight", keep=99))
+    with pytest.raises(NothingToPruneError, match=r"'nowhere\.\*' is the first match") as caught:
+        made(chain(3, 6, 2), overrides=overrides)
+    assert caught.value.pointer == "/overrides"
+
+
 @pytest.mark.parametrize("kind", COUNTED)
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize(

@@ -26,6 +26,14 @@ def test_a_size_that_depends_on_values_is_refused():
         couple(program)
 
 
+def test_nothing_nests_with_every_export_as_many_rounds_need_many():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    program = Program.from_exported(export(randomized(net), torch.ones(2, 3)))
+    for _ in range(2):
+        program = Program.from_exported(program.export())
+        assert not any("from_node" in node.meta for node in program.graph.nodes)
+
+
 def test_a_model_that_draws_is_verified_with_the_same_draws():
     class Variational(nn.Module):
         def __init__(self):

@@ -58,6 +58,11 @@ SMALL, LARGE = [[1.0, -2.0, 3.0, 4.0], [5.0, 6.0, -7.0, 8.0]], [[10.0, -20.0], [
 # Elements.
 
 
+def test_a_pattern_that_fits_no_weight_says_of_each_why():
+    with pytest.raises(NothingToPruneError, match=r"0\.weight has fewer than 8 inputs"):
+        zeros(layers(SMALL, LARGE), pattern="2:8")
+
+
 def test_global_ranks_all_weights_together_and_local_each_by_itself():
     program = layers(SMALL, LARGE)
     _, both = zeros(program, sparsity=0.5, normalization="none", floor=0.0)

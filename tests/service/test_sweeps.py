@@ -161,6 +161,24 @@ class TestCreate:
         assert [each.pointer for each in problem.errors] == ["/grid/then/0", "/grid/then/1"]
         assert kept(app) == before
 
+    @pytest.mark.parametrize(
+        ("asked", "pointer"),
+        [
+            ({"safety": {"max_drop": {"accuracy": 0.1}}}, "/data/test"),
+            ({"evaluation": {"noise_std": 0.1}}, "/evaluation/noise_std"),
+        ],
+    )
+    def test_what_cannot_be_measured_is_refused_as_it_is_of_a_job(
+        self, client, app, model_id, asked, pointer
+    ):
+        before = kept(app)
+        response = client.post("/v1/sweeps", json={**sweep_spec(model_id), **asked})
+        problem = assert_problem(response, 422, "data.missing")
+        assert [each.pointer for each in problem.errors] == [pointer]
+        alone = client.post("/v1/jobs", json={**prune_spec(model_id), **asked})
+        assert assert_problem(alone, 422, "data.missing").errors == problem.errors
+        assert kept(app) == before
+
     def test_plans_of_another_model_are_pointed_at(self, client, model_id):
         plan = {
             "format_version": 3,

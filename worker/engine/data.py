@@ -1,6 +1,7 @@
 """Rows of a data set, in batches that a program takes."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +88,27 @@ def run_batch(program: Program, batch: Batch) -> list[Tensor]:
     Raises:
         DataMismatchError: The program cannot compute with what the batch holds.
     """
-    try:
+    with computing_with_data():
         return program.run(batch.inputs)
+
+
+@contextmanager
+def computing_with_data() -> Iterator[None]:
+    """Blame the data for what operators raise inside.
+
+    Raises:
+        DataMismatchError: The program cannot compute with what the data holds.
+    """
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise
-    except (IndexError, RuntimeError, ValueError) as error:
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        first_line = next(iter(str(error).splitlines()), "no reason given")
         raise DataMismatchError(
-            f"the model does not run on the data ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}): check that it holds what the model was trained on, "
-            "such as numbers of tokens within the vocabulary"
+            f"the model does not run on the data ({type(error).__name__}: {first_line}): check "
+            "that it holds what the model was trained on, such as numbers of tokens within the "
+            "vocabulary"
         ) from error
 
 

@@ -71,6 +71,7 @@ class Program:
         # Copies: a slice of a data set would take the whole data set along into every saved file.
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, exported.example_inputs)
         module = _module_of(exported)
+        _forget_sources(module)
         _tie(module)
         inline_regions(module)
         leaves = pytree.tree_leaves((args, kwargs))
@@ -297,6 +298,14 @@ def _module_of(exported: ExportedProgram) -> GraphModule:
         ) from error
     assert isinstance(module, GraphModule)
     return module
+
+
+def _forget_sources(module: GraphModule) -> None:
+    """Drop what each node was made from: every export nests it deeper, and the 80th fails."""
+    for part in module.modules():
+        if isinstance(part, GraphModule):
+            for node in part.graph.nodes:
+                node.meta.pop("from_node", None)
 
 
 def _tie(module: GraphModule) -> None:

@@ -137,6 +137,44 @@ def test_activations_that_are_not_finite_are_not_ranked():
         score(subject, config)
 
 
+@pytest.mark.parametrize("number", [np.nan, 3e38])
+@pytest.mark.parametrize("asked", [{"criterion": "reconstruction"}, {"algorithm": "shift"}])
+def test_data_that_is_not_finite_is_said_to_be_so(asked, number):
+    inputs = few_rows()["inputs"]
+    inputs[3, 0, 0, 0] = number
+    subject = subject_of(randomized(Small()), 2, 6, 6, inputs=inputs)
+    options = options_of(asked.get("criterion", "magnitude"))
+    rows, config = Rows((inputs,), None), PruneConfig(channel_ratio=0.5, options=options, **asked)
+    with pytest.raises(NotFiniteError, match="check the data for NaN"):
+        decide(subject.coupling, config, seed=0, rows=rows)
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.last = nn.Embedding(9, 4), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(self.embed(x)).relu())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({"criterion": name} for name in sorted(CRITERIA) if DECLARED[name].data),
+        {"algorithm": "shift"},
+    ],
+)
+def test_data_that_the_model_does_not_take_is_said_to_be_so(asked):
+    coupling = couple(Program.from_exported(export(Words().eval(), torch.tensor([1, 2]))))
+    rows = Rows((np.array([1, 2, 3, 99]),), np.array([0, 1, 2, 0]))
+    name = asked.get("criterion", "magnitude")
+    config = PruneConfig(channel_ratio=0.5, options=options_of(name), **asked)
+    with pytest.raises(DataMismatchError, match="within the vocabulary") as caught:
+        decide(coupling, config, seed=0, rows=rows)
+    assert "\n" not in str(caught.value)
+
+
 class Detached(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -153,6 +191,9 @@ def test_a_model_without_gradients_says_which_criteria_are_left():
     config = PruneConfig(criterion="taylor", options=options_of("taylor"))
     with pytest.raises(DataMismatchError, match=r"no gradient .* another criterion"):
         score(subject, config)
+    with pytest.raises(CriterionError, match=r"no gradient .* another criterion") as caught:
+        score(subject, PruneConfig(criterion="synflow"))
+    assert caught.value.pointer == "/criterion"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from worker.engine.criteria.subject import Slice, Subject
-from worker.engine.data import Batch
+from worker.engine.data import Batch, computing_with_data
+from worker.engine.errors import NotFiniteError
 from worker.engine.graph.flow import Place, Read
+from worker.engine.program import module_path
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Watcher(Interpreter):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject.program.module)
+        self.extra_traceback = False  # It would be appended to messages that users read.
         self.program = subject.program
 
     @torch.no_grad()
@@ -47,7 +50,8 @@ class Watcher(Interpreter):
 
     def run_node(self, n: Node) -> object:
         self.before(n)
-        return super().run_node(n)
+        with computing_with_data():
+            return super().run_node(n)
 
 
 class Watch(Watcher):
@@ -116,6 +120,19 @@ def moments(
     for batch in subject.batches(sample_count, batch_size):
         watch.watch(batch)
     return found
+
+
+def check_activations(moments: Tensor, reader: Node) -> None:
+    """Check what was measured of what a call reads.
+
+    Raises:
+        NotFiniteError: It is NaN or infinite.
+    """
+    if not bool(moments.isfinite().all()):
+        raise NotFiniteError(
+            f"on the training data {module_path(reader) or reader.name!r} reads NaN or infinity, "
+            "or numbers too large to be squared: check the data for NaN, and its range"
+        )
 
 
 def distinct_sources(reads: Iterable[Read]) -> list[Read]:

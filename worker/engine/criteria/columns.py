@@ -8,7 +8,7 @@ from torch.fx import Node
 from torch.nn import functional
 
 from worker.engine.arguments import argument
-from worker.engine.criteria.activations import Watcher
+from worker.engine.criteria.activations import Watcher, check_activations
 from worker.engine.criteria.subject import Subject
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.program import Program, attribute
@@ -62,8 +62,14 @@ class Columns:
             watch.watch(batch)
 
     def moment(self, node: Node) -> Tensor:
-        """Mean of ``x x^T`` over rows and positions: float64, ``(n, n)``, not centered."""
-        return self._sums[node] / self._counts[node]
+        """Mean of ``x x^T`` over rows and positions: float64, ``(n, n)``, not centered.
+
+        Raises:
+            NotFiniteError: The model reads NaN or infinity there, or what is too large to square.
+        """
+        moment = self._sums[node] / self._counts[node]
+        check_activations(moment, node)
+        return moment
 
     def weight(self, node: Node) -> Tensor:
         """The weight as a matrix: float64, ``(n, outputs)``."""

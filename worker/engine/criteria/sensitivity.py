@@ -5,7 +5,7 @@ from torch import Tensor
 
 from worker.engine import objective
 from worker.engine.criteria.subject import Slice, Subject
-from worker.engine.data import Batch
+from worker.engine.data import Batch, computing_with_data
 from worker.engine.graph.silence import SilencedProgram
 
 
@@ -50,7 +50,8 @@ def sensitivity(
 
 
 def _first(program: SilencedProgram, batch: Batch) -> Tensor:
-    return program.outputs(batch.inputs)[0][: batch.count]
+    with computing_with_data():
+        return program.outputs(batch.inputs)[0][: batch.count]
 
 
 def _loss(output: Tensor, batch: Batch, reference: Tensor, targets: str) -> float:

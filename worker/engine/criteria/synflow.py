@@ -11,6 +11,7 @@ from worker.engine.arguments import argument
 from worker.engine.criteria.gradients import Elements, differentiated
 from worker.engine.criteria.slices import summed
 from worker.engine.criteria.subject import Slice, Subject
+from worker.engine.errors import CriterionError
 from worker.engine.program import Program
 
 aten = torch.ops.aten
@@ -46,6 +47,12 @@ def synflow_of_weights(subject: Subject) -> Elements:
     with torch.enable_grad():
         flow = _AbsoluteProgram(program)
         outputs = [o for o in flow.outputs() if o.is_floating_point() and o.requires_grad]
+        if not outputs:
+            raise CriterionError(
+                "the model's outputs have no gradient to any parameter, so that nothing flows: "
+                "export it without detach and no_grad, or use another criterion",
+                pointer="/criterion",
+            )
         total = sum((output.sum() for output in outputs), start=torch.zeros(()).double())
         leaves = list(flow.absolutes.values())
         found = differentiated(total, leaves)

@@ -170,7 +170,8 @@ def decide(
     choice = Choice(coupling, scores, config)
     keep = choice.made(baseline)
     if bool(keep.all()) and _is_all(config, baseline):
-        raise NothingToPruneError(_too_little(config), pointer="/budget")
+        pointer = "/overrides" if config.amount is None else "/budget"
+        raise NothingToPruneError(_too_little(coupling, config), pointer=pointer)
     merges = _merges(subject, config, keep) if config.algorithm == "shift" else {}
     warnings = [
         *unmatched_warnings(coupling),
@@ -242,13 +243,17 @@ def _nothing(coupling: Coupling, granularity: str) -> str:
     )
 
 
-def _too_little(config: PruneConfig) -> str:
+_MOST_NAMED = 3
+
+
+def _too_little(coupling: Coupling, config: PruneConfig) -> str:
     asked = "the overrides remove"
     if config.amount is not None:
         kind, value = config.amount
-        asked = f"{kind} {value:g} removes"
+        asked = f"{kind} {value} removes"
     multiple = f" and counts are multiples of {config.channel_multiple}"
     return (
         f"{asked} not one whole channel of any group"
         f"{multiple if config.channel_multiple > 1 else ''}: ask for more to be removed"
+        f"{''.join(f'; {each}' for each in unmatched_overrides(coupling, config)[:_MOST_NAMED])}"
     )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from worker.engine.criteria.activations import Sight, Watch
+from worker.engine.criteria.activations import Sight, Watch, check_activations
 from worker.engine.criteria.subject import Subject
 from worker.engine.data import Batch
+from worker.engine.errors import DataMismatchError
 from worker.engine.graph.counts import MACS
 from worker.engine.graph.coupling import ChannelGroup, Coupling, Line
 from worker.engine.graph.flow import Flow, Place, Read
@@ -18,7 +19,6 @@ from worker.engine.inputs import drawn
 from worker.engine.program import attribute
 
 _ROWS, _PER_CALL, _CALLS = 512, 64, 16
-_DOES_NOT_RUN = (AssertionError, IndexError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -304,15 +304,15 @@ def _grams(subject: Subject, reads: Iterable[Read]) -> dict[Sight, _Gram]:
     if subject.rows is not None:
         for batch in subject.batches(_ROWS, _PER_CALL):
             watch.watch(batch)
+        for sight, gram in found.items():
+            check_activations(gram.total, sight.reader)
         return found
     size = subject.rows_per_call(_PER_CALL)
     inputs = drawn(subject.program, subject.generator, rows=size, calls=_CALLS)
     for number, leaves in enumerate(inputs):
         try:
             watch.watch(Batch(leaves, None, size))
-        except torch.OutOfMemoryError:
-            raise
-        except _DOES_NOT_RUN:
+        except DataMismatchError:
             if not number:
                 raise
             break  # Not every model takes any number; the examples it takes.

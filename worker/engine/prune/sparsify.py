@@ -90,7 +90,12 @@ def decide_zeros(
     masks = choice.masks()
     zeros = sum(int((~mask).sum()) for mask in masks.values())
     if not zeros and config.progress[1] == 1:  # A round before may be too short for the first.
-        raise NothingToPruneError("what was asked makes no weight zero: ask for more", pointer="")
+        reasons = "".join(f"; {warning}" for warning in (*warnings, *choice.warnings)[:3])
+        raise NothingToPruneError(
+            "what was asked makes no weight zero: ask for more, or for smaller blocks, or use a "
+            f"lower floor{reasons}",
+            pointer="",
+        )
     return SparsePlan(
         config,
         seed,
