@@ -180,7 +180,7 @@ Accuracy with 70 %, 50 % and 35 % of the MACs.
 
 _AFTER_CHANNELS = """
 Shift is better than cut in {better} of {all} cells, the same in {same}, and worse in {worse}; on
-average it is {mean:+.1f} points better. A merge gives back what its stand-in can; where a criterion
+average it is {mean:.1f} points better. A merge gives back what its stand-in can; where a criterion
 leaves channels that resemble nothing, that is little.
 
 ## Channels that are there twice
@@ -193,10 +193,9 @@ _ZERO = """
 ## Zeros
 
 Accuracy with 50 %, 30 % and 10 % of the parameters other than zero; a hundredth of every weight
-stays. MACs stay as they are: zeros
-keep their place, and a dense runtime gets no faster by them.
+stays. MACs stay as they are: zeros keep their place, and a dense runtime gets no faster by them.
 
-![Accuracy against MACs with zeros](criteria-zero.svg)
+![Accuracy against parameters other than zero](criteria-zero.svg)
 """
 
 
@@ -215,7 +214,7 @@ def _table(
             for amount in amounts
         ]
         lines.append(_line([f"`{criterion}`", *cells]))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _criteria(comparison: Comparison) -> list[str]:
@@ -260,7 +259,7 @@ def _doubled_table(comparison: Comparison) -> str:
         change = "" if row.output_mse is None else f"{row.output_mse:.2g}"
         agreement = "" if row.agreement is None else f"{row.agreement:.2%}"
         lines.append(_line([row.method, _accuracy(row), agreement, change, f"{row.macs or 0:,}"]))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _line(cells: Sequence[str]) -> str:

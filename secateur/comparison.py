@@ -39,6 +39,7 @@ class ComparisonRow(Output):
     parameters: int | None
     macs: int | None = Field(description="Multiply-accumulates at the example inputs.")
     size_bytes: int | None = Field(description="Bytes of the weights.")
+    sparsity: float | None = Field(description="Fraction of the parameters that are zero.")
     file_bytes: int | None = Field(description="Bytes of the saved file.")
     latency_p50_ms: float | None
     speedup: float | None = Field(
@@ -149,6 +150,7 @@ def _known(measured: Measurement | None) -> dict[str, float | None]:
         "parameters": counts.parameters if counts is not None else None,
         "macs": counts.macs if counts is not None else None,
         "size_bytes": counts.size_bytes if counts is not None else None,
+        "sparsity": measured.sparsity if measured is not None else None,
         "file_bytes": measured.file_bytes if measured is not None else None,
         "latency_p50_ms": latency.p50_ms if latency is not None else None,
     }
@@ -174,6 +176,10 @@ def _ended(row: ComparisonRow) -> str | None:
     return None if row.state in (None, JobState.SUCCEEDED) else row.state
 
 
+def _zeros(row: ComparisonRow) -> str | None:
+    return f"{row.sparsity:.1%}" if row.sparsity else None
+
+
 _COLUMNS: tuple[tuple[str, Callable[[ComparisonRow], str | None]], ...] = (
     ("accuracy", _shown("accuracy", "{:.2%}".format)),
     ("pruned", _shown("accuracy_after_prune", "{:.2%}".format)),
@@ -181,6 +187,7 @@ _COLUMNS: tuple[tuple[str, Callable[[ComparisonRow], str | None]], ...] = (
     ("loss", _shown("loss", "{:.4g}".format)),
     ("parameters", _shown("parameters", "{:,}".format)),
     ("MACs", _shown("macs", "{:,}".format)),
+    ("zeros", _zeros),
     ("file bytes", _shown("file_bytes", "{:,}".format)),
     ("latency p50", _shown("latency_p50_ms", "{:.3f} ms".format)),
     ("speedup", _shown("speedup", "{:.2f}x".format)),

@@ -100,7 +100,8 @@ def _draw(figure: "Figure", comparison: Comparison) -> str:
     bottom = _BELOW_IN / height
     axes = figure.add_axes((0.10, bottom, 0.58, 1 - bottom - _ABOVE_IN / height))
     axes.set_title(_title(comparison), loc="left", fontsize=12, parse_math=False)
-    axes.set_xlabel("MACs left, fraction of the original")
+    across = _across(original, jobs)
+    axes.set_xlabel(f"{across.name} left, fraction of the original")
     axes.set_ylabel(measure.title)
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -108,25 +109,55 @@ def _draw(figure: "Figure", comparison: Comparison) -> str:
         axes.spines[side].set_visible(False)
     if measure.is_fraction:
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:.1%}")
-    lines = _lines(original, jobs, measure)
+    lines = _lines(original, jobs, measure, across)
     _draw_lines(axes, lines, original=measure.value(original))
     counted = f"{sum(len(points) for _, points in lines)} of {len(jobs)} jobs"
     if not lines:
         axes.text(
             0.5, 0.5, "no job has numbers yet", transform=axes.transAxes, ha="center", color="#666"
         )
-    return f"{measure.title} against MACs left, a line for each method: {counted} have numbers."
+    return (
+        f"{measure.title} against {across.name} left, a line for each method: {counted} have "
+        "numbers."
+    )
+
+
+@dataclass(frozen=True)
+class _Amount:
+    """What the horizontal axis shows, as a fraction of the original's."""
+
+    name: str
+    value: Callable[[ComparisonRow], float | None]
+
+
+def _nonzero(row: ComparisonRow) -> float | None:
+    if row.parameters is None or row.sparsity is None:
+        return None
+    return row.parameters * (1 - row.sparsity)
+
+
+_MACS = _Amount("MACs", lambda row: row.macs)
+_NONZERO = _Amount("parameters other than zero", _nonzero)
+# What pruning makes zero in passing, by weights that were zero before, is less.
+_ZEROS = 0.02
+
+
+def _across(original: ComparisonRow, jobs: Sequence[ComparisonRow]) -> _Amount:
+    """MACs, unless weights were made zero, which leaves all MACs."""
+    most = max((row.sparsity or 0.0 for row in jobs), default=0.0)
+    return _NONZERO if most > (original.sparsity or 0.0) + _ZEROS else _MACS
 
 
 def _lines(
-    original: ComparisonRow, jobs: Sequence[ComparisonRow], measure: _Measure
+    original: ComparisonRow, jobs: Sequence[ComparisonRow], measure: _Measure, across: _Amount
 ) -> list[tuple[str, list[tuple[float, float]]]]:
-    """The points of each method, from few MACs to many."""
+    """The points of each method, from a little to much; none for what was not delivered."""
     lines: dict[str, list[tuple[float, float]]] = {}
+    whole = across.value(original)
     for row in jobs:
-        value = measure.value(row)
-        if value is not None and row.macs is not None and original.macs:
-            lines.setdefault(row.method, []).append((row.macs / original.macs, value))
+        value, left = measure.value(row), across.value(row)
+        if value is not None and left is not None and whole and row.failure_code is None:
+            lines.setdefault(row.method, []).append((left / whole, value))
     return [(method, sorted(points)) for method, points in lines.items()]
 
 

@@ -120,6 +120,7 @@ def test_a_table_shows_what_there_is_and_why_something_is_missing() -> None:
         "parameters": 1234,
         "macs": 5_000_000,
         "size_bytes": 4936,
+        "sparsity": 0.0,
         "file_bytes": None,
         "latency_p50_ms": None,
         "speedup": 1.5,

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from secateur.comparison import Comparison, ComparisonRow
+from secateur.failures import FailureCode
 from service.chart import _MARKERS, chart
 
 NONE = dict.fromkeys(ComparisonRow.model_fields)
@@ -67,6 +68,27 @@ def test_the_original_is_a_dashed_line():
 )
 def test_the_best_measure_that_there_is_is_shown(measure, title):
     assert f"<!-- {title} -->" in svg(chart(comparison(["a"], measure=measure), "svg"))
+
+
+def test_zeros_are_drawn_against_what_is_not_zero():
+    drawn = comparison(["a"])
+    rows = [
+        row.model_copy(update={"macs": 1000, "parameters": 100, "sparsity": sparsity})
+        for row, sparsity in zip(drawn.rows, (0.0, 0.5, 0.9, 0.7), strict=False)
+    ]
+    text = svg(chart(drawn.model_copy(update={"rows": rows}), "svg"))
+    assert "<!-- parameters other than zero left, fraction of the original -->" in text
+    assert "<!-- MACs left, fraction of the original -->" in svg(chart(drawn, "svg"))
+
+
+def test_what_was_not_delivered_is_no_point():
+    drawn = comparison(["a"])
+    rows = [
+        row.model_copy(update={"failure_code": FailureCode.SAFETY_PROMISE_BROKEN})
+        for row in drawn.rows[1:]
+    ]
+    broken = drawn.model_copy(update={"rows": [drawn.rows[0], *rows]})
+    assert "no job has numbers yet" in svg(chart(broken, "svg"))
 
 
 def test_before_any_job_has_numbers_it_says_so():

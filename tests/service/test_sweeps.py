@@ -349,6 +349,7 @@ class TestComparison:
             "parameters": 100,
             "macs": 1000,
             "size_bytes": 500,
+            "sparsity": 0.0,
             "file_bytes": 2000,
             "latency_p50_ms": 2.0,
         }
@@ -367,6 +368,7 @@ class TestComparison:
             "parameters": 50,
             "macs": 500,
             "size_bytes": 250,
+            "sparsity": 0.0,
             "file_bytes": 1000,
             "latency_p50_ms": 1.5,
             "speedup": 1.25,
