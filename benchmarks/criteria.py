@@ -160,7 +160,7 @@ def _page(cut: Comparison, shift: Comparison, zero: Comparison, doubled: Compari
         _ZERO,
         _table([zero], "parameters", ZEROS, ("zero",)),
     ]
-    return "\n".join(parts)
+    return "\n".join(parts) + "\n"
 
 
 _HEAD = """# Criteria and algorithms compared
