@@ -121,7 +121,7 @@ class Sweeps:
             "budgets": list(budgets),
             "prune": prune,
         }
-        return self.made(model, {"grid": grid})
+        return self.made(model, {"grid": grid, "label": f"digits, {algorithm}"})
 
     def doubled(self, model: Path) -> Comparison:
         """The network whose channels are all there twice, by redundancy, to half of its channels.
