@@ -35,8 +35,8 @@ def score(subject: Subject, config: PruneConfig) -> tuple[Tensor, ...]:
         if not bool(importance[group.channels].isfinite().all()):
             raise NotFiniteError(
                 f"the importance of channels of {group.name} is NaN or infinite: the weights that "
-                "go with them, or their activations, hold such numbers; train or export the model "
-                "again, or exclude them"
+                "go with them, or their activations, hold such numbers; check the model's weights "
+                "and the training data, or exclude them"
             )
     normalize = NORMALIZATIONS[config.normalization or criterion.normalization]
     return normalize(subject, [importance[group.channels] for group in subject.groups])
