@@ -149,10 +149,6 @@ class PruneStep(Input):
         default=(), max_length=20, description="Steps between one round and the next."
     )
 
-    @property
-    def normalization_used(self) -> Normalization:
-        return self.normalization or CRITERIA[self.criterion.name].normalization
-
     @field_validator("criterion")
     @classmethod
     def _zero_scores_weights(cls, criterion: CriterionChoice, info: ValidationInfo) -> Any:

@@ -175,8 +175,9 @@ class _Run:
                 name = f"plan-{pruning.index(number)}.json" if len(pruning) > 1 else "plan.json"
                 if isinstance(step, PruneConfig) and step.rounds > 1:
                     place = steps[number][0]
-                    origin = self.origins.setdefault(place, origin_of(step, program))
-                    step = replace(step, origin=origin)
+                    if place not in self.origins:
+                        self.origins[place] = origin_of(step, program)
+                    step = replace(step, origin=self.origins[place])
                 return self.prune(program, step, name, train)
             case RecalibrateConfig():
                 assert train is not None, "the recipe was checked before"

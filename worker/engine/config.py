@@ -78,6 +78,16 @@ class PruneConfig:
         given = ((name, getattr(self, name)) for name in AMOUNTS)
         return next(((name, value) for name, value in given if value is not None), None)
 
+    @property
+    def floor_used(self) -> float:
+        """The floor that is given, or else the scope's."""
+        if self.floor is not None:
+            return self.floor
+        return 0.0 if self.scope == "local" else _GLOBAL_FLOOR
+
+
+# A layer with almost nothing left is a bottleneck that no other layer makes up for.
+_GLOBAL_FLOOR = 0.1
 
 AMOUNTS = ("channel_ratio", "keep", "threshold", "parameters", "macs", "bytes", "sparsity")
 

@@ -18,8 +18,7 @@ def filters(subject: Subject, group: ChannelGroup) -> Tensor:
         float32, ``(channels, features)``, on the CPU; biases are features. No features where no
         weight makes the channels, as with residual blocks.
     """
-    place = torch.full((subject.channel_count + 1,), -1)
-    place[group.channels] = torch.arange(len(group))
+    place = subject.coupling.numbers_in(group)
     parts = [torch.zeros(len(group), 0)]
     for make in subject.flow.makes:
         weight = make.weight

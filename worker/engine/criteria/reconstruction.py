@@ -104,8 +104,7 @@ class _Reader:
 
 def _reader(subject: Subject, columns: Columns, read: Read, group: ChannelGroup) -> _Reader | None:
     """A read as a least-squares problem; None where it reads nothing of the group."""
-    place = torch.full((subject.channel_count + 1,), -1)
-    place[group.channels] = torch.arange(len(group))
+    place = subject.coupling.numbers_in(group)
     owner = place[read.source.line.channels]
     owner = owner.repeat_interleave(columns.repeats(read.node))
     ours = (owner >= 0).nonzero().flatten()

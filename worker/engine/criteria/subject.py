@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -139,6 +138,3 @@ class Subject:
     @cached_property
     def _lines(self) -> dict[int, tuple[Tensor, Tensor]]:
         return {}
-
-
-Options = dict[str, Any]

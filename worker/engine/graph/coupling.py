@@ -162,6 +162,15 @@ class Coupling:
         gone = unused_without(self.program.graph, (n for block in dropped for n in block.body))
         return Kept(self, keep, _sizes(self.all_lines, keep), frozenset(gone if dropped else ()))
 
+    def numbers_in(self, group: ChannelGroup) -> Tensor:
+        """The number in a group of each channel: int64, ``(channel_count + 1,)``.
+
+        -1 for the channels of other groups and, in the last place, for the fixed.
+        """
+        numbers = torch.full((self.channel_count + 1,), -1)
+        numbers[group.channels] = torch.arange(len(group))
+        return numbers
+
     def everything(self) -> Tensor:
         """The ``keep`` that removes nothing."""
         return torch.ones(self.channel_count + 1, dtype=torch.bool)

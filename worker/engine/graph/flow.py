@@ -91,15 +91,6 @@ class Flow:
     def makes(self) -> list[Make]:
         return [make for node in self._calls() for make in self._makes_of(node)]
 
-    @cached_property
-    def unread(self) -> Tensor:
-        """Channels that no call with weights reads from an activation: bool, ``(count,)``."""
-        found = torch.ones(self.coupling.channel_count, dtype=torch.bool)
-        for read in self.reads:
-            if read.weights:
-                found[read.source.line.channels[read.source.counts]] = False
-        return found
-
     def value(self, node: Node) -> Tensor:
         """What a constant node holds. Read, never written."""
         found = self._evaluated(node)

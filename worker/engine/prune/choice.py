@@ -12,9 +12,6 @@ from worker.engine.errors import PairError, TargetUnreachableError
 from worker.engine.graph.counts import Counts, count, count_macs
 from worker.engine.graph.coupling import ChannelGroup, Coupling
 
-# Every dimension keeps this share of its channels in a global ranking: a layer with almost nothing
-# left is a bottleneck that no other layer makes up for.
-_FLOOR = 0.1
 # How far below a budget a plan may end, as a fraction of the original, before it says so.
 _TOLERANCE = 0.01
 
@@ -45,7 +42,6 @@ class Choice:
         self.config = config
         self.warnings: list[str] = []
         self.is_local = config.scope == "local"
-        self._floor = _FLOOR if config.floor is None and not self.is_local else config.floor or 0.0
         # Within a group, the least important first: position 0 goes before position 1.
         self.ranks = [score.argsort(stable=True).argsort() for score in scores]
         every = torch.cat([group.channels for group in coupling.groups])
@@ -74,13 +70,17 @@ class Choice:
         kind, value = self.config.amount
         if kind in COUNTED:
             return self._within(kind, value, baseline)
-        start, end = self.config.progress
-        way = (end - start) / (1 - start)
         if kind == "channel_ratio":
             return self._taking(kind, value, self._due_of_ratio)
         if kind == "keep":
             return self._taking(kind, value, self._due_of_keep)
-        return self._above(value, way)
+        return self._above(value, self._way)
+
+    @property
+    def _way(self) -> float:
+        """Which part of the way that is left this round goes."""
+        start, end = self.config.progress
+        return (end - start) / (1 - start)
 
     def _due_of_ratio(self, groups: Sequence[ChannelGroup], ratio: float) -> int:
         """How many channels of some groups go in this round, of those that there are now."""
@@ -128,8 +128,6 @@ class Choice:
         """Which channels of a group stay, by its own amount: bool, ``(channels,)``."""
         group, rank = self.coupling.groups[at], self.ranks[at]
         size = len(group)
-        start, end = self.config.progress
-        way = (end - start) / (1 - start)
         if override.pairs:
             stays = torch.ones(size, dtype=torch.bool)
             stays[[source for source, _ in self._checked(group, override)]] = False
@@ -139,7 +137,7 @@ class Choice:
         if override.keep is not None:
             return rank >= self._due_of_keep([group], override.keep)
         assert override.threshold is not None, "exactly one amount is given"
-        return self._not_below(at, override.threshold, way)
+        return self._not_below(at, override.threshold, self._way)
 
     def _checked(
         self, group: ChannelGroup, override: OverrideConfig
@@ -239,7 +237,7 @@ class Choice:
         every_block = [torch.arange(len(self.coupling.blocks))] if self.coupling.blocks else []
         for channels in (*self.coupling.sets, *every_block):
             size = len(channels)
-            floor = self._floor if self._is_free(channels) else 0.0
+            floor = self.config.floor_used if self._is_free(channels) else 0.0
             wanted = max(int(keep[channels].sum()), ceil(floor * size - _ROUNDING), 1)
             wanted = min(ceil(wanted / multiple) * multiple, size)
             gone = channels[~keep[channels]]

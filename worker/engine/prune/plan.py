@@ -62,7 +62,7 @@ class Plan:
         }
 
     def _group(self, group: ChannelGroup, score: Tensor | None) -> dict[str, Any]:
-        place = _places(self.coupling, group)
+        place = self.coupling.numbers_in(group)
         return {
             "id": group.id,
             "name": group.name,
@@ -124,13 +124,6 @@ def heading(config: PruningConfig, model_sha256: str, seed: int) -> dict[str, An
         "exclude": list(config.exclude),
         "seed": seed,
     }
-
-
-def _places(coupling: Coupling, group: ChannelGroup) -> Tensor:
-    """The number in the group of each of the coupling's channels; -1 for all others."""
-    place = torch.full((coupling.channel_count + 1,), -1)
-    place[group.channels] = torch.arange(len(group))
-    return place
 
 
 def _written(numbers: Tensor, count: int) -> list[int] | None:

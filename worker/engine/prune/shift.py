@@ -131,7 +131,7 @@ def shifted(coupling: Coupling, merges: Merges) -> dict[str, Tensor]:
     The columns that read a removed channel are added, scaled, to those that read its stand-in.
     """
     module = coupling.program.module
-    bundles = _bundles(Flow(coupling))
+    bundles = _bundles(Flow(coupling)) if merges else []
     changed: dict[str, Tensor] = {}
     for group in coupling.groups:
         merges_here = merges.get(group.id, ())
@@ -168,7 +168,7 @@ def stand_ins(coupling: Coupling, merges: Merges) -> StandIns:
     """
     found: dict[Where, list[StandIn]] = {}
     whole: set[Where] = set()
-    for bundle in _bundles(Flow(coupling)):
+    for bundle in _bundles(Flow(coupling)) if merges else ():
         for group in coupling.groups:
             names = bundle.of(group) if group.id in merges else {}
             moves = [
@@ -323,8 +323,7 @@ def _joined(
     subject: Subject, group: ChannelGroup, bundle: _Bundle, grams: Mapping[Sight, _Gram]
 ) -> Tensor:
     """Inner products of a group's channels over all reads of a bundle: float64."""
-    place = torch.full((subject.channel_count + 1,), -1)
-    place[group.channels] = torch.arange(len(group))
+    place = subject.coupling.numbers_in(group)
     total = torch.zeros(len(group), len(group), dtype=torch.float64)
     for sight in dict.fromkeys(Sight.of(read) for read in bundle.reads):
         gram = grams[sight]

@@ -14,7 +14,6 @@ from worker.engine.program import Program
 from worker.engine.prune.multiplied import Weight
 from worker.engine.prune.patterns import as_matrix, block_of, lines_of, n_of_m, outputs_first
 
-_FLOOR = 0.1
 # So that nine tenths of ten are nine, however they are rounded.
 _ROUNDING = 1e-9
 
@@ -189,7 +188,7 @@ class Zeros:
                 name: torch.ones(len(own.scores), dtype=torch.bool) for name, own in units.items()
             }
         kind, value = self._config.amount
-        floor = self._floor()
+        floor = self._config.floor_used
         if kind == "threshold":
             return {
                 name: own.all_but(min(self._below(own, value), (1 - floor) * own.elements))
@@ -218,7 +217,7 @@ class Zeros:
         if not units:
             return stays
         # What the floor of a weight holds back goes to the others, so that the sum is as asked.
-        going = [own.going(self._floor()) for own in units.values()]
+        going = [own.going(self._config.floor_used) for own in units.values()]
         scores = torch.cat([own.scores[at] for own, at in zip(units.values(), going, strict=True)])
         sizes = torch.cat([own.sizes[at] for own, at in zip(units.values(), going, strict=True)])
         order = scores.argsort(stable=True)
@@ -228,11 +227,6 @@ class Zeros:
         for stay, at, part in zip(stays.values(), going, parts, strict=True):
             stay[at[part]] = False
         return stays
-
-    def _floor(self) -> float:
-        if self._config.floor is not None:
-            return self._config.floor
-        return 0.0 if self._config.scope == "local" else _FLOOR
 
     def _parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._program.module.parameters())
@@ -244,7 +238,7 @@ class Zeros:
     def _unreachable(
         self, kind: str, value: float, total: int, gone: int
     ) -> TargetUnreachableError:
-        most = (1 - self._floor()) * total
+        most = (1 - self._config.floor_used) * total
         if kind == "sparsity":
             said = f"sparsity: {value:g} were to be zero; with every weight at its floor at most "
             said += f"{most / max(total, 1):.3f} are: ask for less, or use a lower floor"
