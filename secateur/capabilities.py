@@ -25,6 +25,9 @@ STEPS: dict[str, Needs] = {
     "prune": Needs("Score channels, choose the least important, take them out."),
     "apply_plan": Needs("Take out exactly what a plan says, downloaded and perhaps edited."),
     "recalibrate": Needs("Estimate batch-norm statistics again.", data=True),
+    "reconstruct": Needs(
+        "Solve for the weights that restore what layers give, by least squares.", data=True
+    ),
     "finetune": Needs("Train on labeled data to regain accuracy.", data=True, labels=True),
 }
 

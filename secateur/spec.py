@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from secateur.pruning import Exclude, Granularity, PruneStep
-from secateur.recovery import FinetuneStep, RecalibrateStep
+from secateur.recovery import Recovery
 from secateur.safety import Safety, check_measured
 from secateur.schema import Input
 
@@ -143,9 +143,7 @@ class ApplyPlanStep(Input):
     plan: GivenPlan
 
 
-Step = Annotated[
-    PruneStep | ApplyPlanStep | RecalibrateStep | FinetuneStep, Field(discriminator="step")
-]
+Step = Annotated[PruneStep | ApplyPlanStep | Recovery, Field(discriminator="step")]
 """A step of a recipe. Steps run in the order given."""
 
 

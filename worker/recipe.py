@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.amounts import Override
 from secateur.pruning import PruneStep
-from secateur.recovery import FinetuneStep, RecalibrateStep
+from secateur.recovery import FinetuneStep, RecalibrateStep, ReconstructStep
 from secateur.safety import Safety
 from secateur.spec import ApplyPlanStep, GivenGroup, Step
 from worker.engine.config import (
@@ -19,6 +19,8 @@ from worker.engine.config import (
     OverrideConfig,
     PruneConfig,
     RecalibrateConfig,
+    ReconstructConfig,
+    RecoveryConfig,
     Request,
     StepConfig,
 )
@@ -77,6 +79,10 @@ def _recalibrate(step: RecalibrateStep) -> RecalibrateConfig:
     return RecalibrateConfig(sample_count=step.sample_count, batch_size=step.batch_size)
 
 
+def _reconstruct(step: ReconstructStep) -> ReconstructConfig:
+    return ReconstructConfig(step.sample_count, step.batch_size, step.damping)
+
+
 def _finetune(step: FinetuneStep) -> FinetuneConfig:
     return FinetuneConfig(
         epochs=step.epochs,
@@ -86,8 +92,9 @@ def _finetune(step: FinetuneStep) -> FinetuneConfig:
     )
 
 
-_RECOVERIES: Mapping[type[Any], Callable[[Any], RecalibrateConfig | FinetuneConfig]] = {
+_RECOVERIES: Mapping[type[Any], Callable[[Any], RecoveryConfig]] = {
     RecalibrateStep: _recalibrate,
+    ReconstructStep: _reconstruct,
     FinetuneStep: _finetune,
 }
 

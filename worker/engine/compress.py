@@ -1,7 +1,7 @@
 """The pipeline: load, measure, prune, recover, save, verify, evaluate."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from worker.engine.config import (
     PruneConfig,
     PruningConfig,
     RecalibrateConfig,
+    ReconstructConfig,
     Request,
     StepConfig,
 )
@@ -52,6 +53,8 @@ from worker.engine.quantized import check_not_quantized
 from worker.engine.recovery.finetune import finetune
 from worker.engine.recovery.modes import training_calls
 from worker.engine.recovery.recalibrate import recalibrate
+from worker.engine.recovery.reconstruct import Reference, reconstruct
+from worker.engine.recovery.remaining import Remaining
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
 from worker.engine.safety import broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
@@ -100,6 +103,8 @@ class _Run:
     planned: Counts | None = None
     zeros: set[str] = field(default_factory=set)
     origins: dict[int, Origin] = field(default_factory=dict)
+    reference: Reference | None = None
+    """What layers gave before anything went that has not been trained since."""
 
     def compress(self) -> dict[str, Any]:
         torch.manual_seed(self.request.seed)
@@ -111,6 +116,7 @@ class _Run:
         self.check_promises(before)
         # A copy: what trains changes its program in place, and the original is the yardstick.
         program, after_prune = original.copy(), before
+        self.reference = Reference(original, Remaining())
         steps = in_rounds(self.request.recipe)
         last = max(at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig))
         for number, (place, step) in enumerate(steps):
@@ -183,6 +189,21 @@ class _Run:
                 assert train is not None, "the recipe was checked before"
                 with self.stage("recovering", 1, "batches") as progress:
                     recalibrate(program, step, train, seed=self.request.seed, on_progress=progress)
+            case ReconstructConfig():
+                assert train is not None, "the recipe was checked before"
+                if self.reference is None:  # Nothing was pruned since all was trained.
+                    return program
+                with self.stage("recovering", 1, "layers") as progress:
+                    warnings = reconstruct(
+                        program,
+                        self.reference,
+                        step,
+                        train,
+                        seed=self.request.seed,
+                        on_progress=progress,
+                        sparse=self.zeros,
+                    )
+                self.warn(warnings)
             case FinetuneConfig():
                 assert train is not None, "the recipe was checked before"
                 with self.stage("recovering", step.epochs, "epochs") as progress:
@@ -194,6 +215,7 @@ class _Run:
                         on_progress=progress,
                         sparse=self.zeros,
                     )
+                self.reference = None
         return program
 
     def prune(
@@ -220,6 +242,9 @@ class _Run:
             )
             self.exactness.append(proof)
         self.planned = decided.predicted
+        before = self.reference or Reference(program.copy(), Remaining())
+        remaining = before.remaining.after(decided.coupling, decided.keep)
+        self.reference = replace(before, remaining=remaining)
         return pruned
 
     def plan(
@@ -228,8 +253,12 @@ class _Run:
         with self.stage("scoring", 1, "steps") as progress:
             decided = self.decided(program, config, train, progress)
             self.write(name, decided.as_json(self.request.model_sha256))
-        self.warnings += [each for each in decided.warnings if each not in self.warnings]
+        self.warn(decided.warnings)
         return decided
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Say each once in the report."""
+        self.warnings += [each for each in warnings if each not in self.warnings]
 
     def decided(
         self,

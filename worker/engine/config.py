@@ -68,7 +68,7 @@ class PruneConfig:
     pattern: str = "elements"
     rounds: int = 1
     schedule: str = "linear"
-    recover: tuple["RecalibrateConfig | FinetuneConfig", ...] = ()
+    recover: tuple["RecoveryConfig", ...] = ()
     progress: tuple[float, float] = (0.0, 1.0)
     origin: "Origin | None" = None
 
@@ -143,6 +143,19 @@ class RecalibrateConfig:
 
 
 @dataclass(frozen=True)
+class ReconstructConfig:
+    """Least-squares weights from ``sample_count`` rows of the training inputs.
+
+    ``damping`` is relative to the mean square of a layer's inputs; None is chosen by held-out
+    error.
+    """
+
+    sample_count: int = 1024
+    batch_size: int = 64
+    damping: float | None = None
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Plain supervised training: AdamW with a cosine schedule."""
 
@@ -155,7 +168,10 @@ class FinetuneConfig:
 PruningConfig = PruneConfig | ApplyPlanConfig
 """A step that removes channels."""
 
-StepConfig = PruningConfig | RecalibrateConfig | FinetuneConfig
+RecoveryConfig = RecalibrateConfig | ReconstructConfig | FinetuneConfig
+"""A step that regains what was lost."""
+
+StepConfig = PruningConfig | RecoveryConfig
 
 
 @dataclass(frozen=True)

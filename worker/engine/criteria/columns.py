@@ -23,12 +23,13 @@ def readable(program: Program, nodes: Iterable[Node]) -> dict[Node, WeightCall]:
     return {
         call.node: call
         for call in weight_calls(program)
-        if call.node in wanted and _groups(call.node) == 1
+        if call.node in wanted and groups_of(call.node) == 1
     }
 
 
-def _groups(node: Node) -> int:
-    return int(argument(node, "groups")) if "conv" in str(node.target) else 1
+def groups_of(node: Node) -> int:
+    """In how many parts a call reads its channels, each by weights of its own."""
+    return int(argument(node, "groups")) if is_convolution(node) else 1
 
 
 class Columns:
@@ -81,7 +82,9 @@ class Columns:
 
     def repeats(self, node: Node) -> int:
         """How many columns each index of the read dimension is: the size of a kernel."""
-        shape = self._subject.program.shape(argument(node, "weight")) if _is_conv(node) else ()
+        shape = (
+            self._subject.program.shape(argument(node, "weight")) if is_convolution(node) else ()
+        )
         repeats = 1
         for size in shape[2:]:
             repeats *= size
@@ -94,7 +97,8 @@ class Columns:
         self._counts[node] = self._counts.get(node, 0) + len(columns)
 
 
-def _is_conv(node: Node) -> bool:
+def is_convolution(node: Node) -> bool:
+    """Whether a weight call slides over positions."""
     return "conv" in str(node.target)
 
 
@@ -119,7 +123,7 @@ class _WatchColumns(Watcher):
         if node not in self._calls:
             return
         call = self._calls[node]
-        columns = _columns(node, call, self.env[call.source], self.program)
+        columns = columns_of(call, self.env[call.source], self.program)
         most = -(-(_ROWS + 2 * columns.shape[1]) // self._share)
         if len(columns) > most:
             picked = torch.randperm(len(columns), generator=self._generator)[:most]
@@ -127,8 +131,10 @@ class _WatchColumns(Watcher):
         self._add(node, columns.float())
 
 
-def _columns(node: Node, call: WeightCall, source: Tensor, program: Program) -> Tensor:
-    if not _is_conv(node):
+def columns_of(call: WeightCall, source: Tensor, program: Program) -> Tensor:
+    """What a call multiplies with its weight: ``(rows, n)``, rows and positions as one."""
+    node = call.node
+    if not is_convolution(node):
         return source.movedim(call.source_dim, -1).flatten(0, -2)
     kernel = program.shape(argument(node, "weight"))[2:]
     return unfolded(
