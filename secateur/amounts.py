@@ -66,6 +66,28 @@ class Budget(Amount):
         examples=[0.5],
     )
 
+    latency: Fraction | None = Field(
+        default=None,
+        description="Fraction of the original's latency that may remain, measured on the worker's "
+        "device with `evaluation.latency_batch_size` rows, as `evaluation.latency_mode` says.",
+        examples=[0.5],
+    )
+    accuracy: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="How much accuracy may be lost: the smallest model that loses no more is "
+        "looked for, each tried one being recovered by the steps that follow. 0.01 is one point.",
+        examples=[0.01],
+    )
+    loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="The same for the loss: how far it may rise, in its own unit.",
+    )
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether it is met by trying models, and not by counting."""
+        return self.accuracy is not None or self.loss is not None
+
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if len(self.given) != 1:

@@ -55,5 +55,8 @@ def needs_of(step: PruneStep) -> Iterator[tuple[str, str, Needs]]:
     chosen = step.criterion
     needs = Needs(chosen.needs.summary, data=chosen.needs.data, labels=chosen.needs_labels)
     yield "/criterion", f"criterion '{chosen}'", needs
+    if step.budget is not None and step.budget.is_searched:
+        [budget] = step.budget.given
+        yield "/budget", f"budget '{budget}'", Needs("", data=True, labels=True)
     for at, recovery in enumerate(step.recover):
         yield f"/recover/{at}", f"step '{recovery.step}'", STEPS[recovery.step]

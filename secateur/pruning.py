@@ -17,6 +17,7 @@ from secateur.criteria import (
 )
 from secateur.recovery import RecoveryStep
 from secateur.schema import Input
+from secateur.search import Search
 
 
 class Scope(StrEnum):
@@ -62,6 +63,7 @@ Exclude = Annotated[
 
 _N_OF_M = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
 _BLOCK = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})")
+_OF_CUT = ("latency", "accuracy", "loss")
 _ZERO_BUDGETS = ("sparsity", "parameters", "threshold")
 
 
@@ -147,6 +149,11 @@ class PruneStep(Input):
     )
     recover: tuple[RecoveryStep, ...] = Field(
         default=(), max_length=20, description="Steps between one round and the next."
+    )
+    search: Search | None = Field(
+        default=None,
+        description="With a budget of `accuracy` or `loss`: what is to be least, and how long to "
+        "look for it.",
     )
 
     @field_validator("criterion")
@@ -234,7 +241,23 @@ class PruneStep(Input):
             )
         if not _is(info, Algorithm.ZERO) and kind == "sparsity":
             raise ValueError("'sparsity' is of zeros, and goes with algorithm 'zero'")
+        if kind in _OF_CUT and info.data.get("algorithm") is Algorithm.SHIFT:
+            raise ValueError(f"'{kind}' is met by trying cuts: use algorithm 'cut'")
+        if kind in _OF_CUT and info.data.get("granularity") is Granularity.LAYERS:
+            raise ValueError(
+                f"'{kind}' is met by trying numbers of channels: use another granularity"
+            )
         return budget
+
+    @field_validator("search")
+    @classmethod
+    def _of_searched(cls, search: Search | None, info: ValidationInfo) -> Search | None:
+        budget = info.data.get("budget")
+        if search is not None and "budget" in info.data and not _is_searched(budget):
+            raise ValueError(
+                "there is nothing to search for: it goes with a budget of accuracy or loss"
+            )
+        return search
 
     @field_validator("channel_multiple")
     @classmethod
@@ -248,6 +271,11 @@ class PruneStep(Input):
     @field_validator("rounds")
     @classmethod
     def _pairs_are_of_one(cls, rounds: int, info: ValidationInfo) -> int:
+        budget = info.data.get("budget")
+        if rounds > 1 and budget is not None and set(budget.given) & set(_OF_CUT):
+            raise ValueError(
+                f"'{next(iter(budget.given))}' is met by trying, in one round: leave `rounds` out"
+            )
         if rounds > 1 and any(override.pairs for override in info.data.get("overrides", ())):
             raise ValueError("pairs name channels of the first round alone: leave `rounds` out")
         return rounds
@@ -261,6 +289,10 @@ class PruneStep(Input):
                 "this one"
             )
         return steps
+
+
+def _is_searched(budget: Budget | None) -> bool:
+    return budget is not None and budget.is_searched
 
 
 def _is(info: ValidationInfo, algorithm: Algorithm) -> bool:

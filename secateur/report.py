@@ -7,6 +7,7 @@ from pydantic import Field
 from secateur.plan import Counts
 from secateur.safety import SafetyReport
 from secateur.schema import Output
+from secateur.trials import GroupLatency, SearchReport
 
 
 class Quality(Output):
@@ -67,6 +68,9 @@ class LatencyComparison(Output):
     )
     round_count: int
     batch_size: int
+    mode: str = Field(
+        default="eager", description="`eager`, or `compiled` where both ran behind torch.compile."
+    )
     device: str
     thread_count: int
 
@@ -95,6 +99,12 @@ class Report(Output):
     after_prune: Measurement
     after_recovery: Measurement
     latency: LatencyComparison | None
+    search: SearchReport | None = Field(
+        default=None, description="Null unless the smallest model was looked for."
+    )
+    latency_table: list[GroupLatency] | None = Field(
+        default=None, description="What a latency budget was met by; null for others."
+    )
     safety: SafetyReport | None = Field(description="Null where nothing was promised.")
     verification: Verification
     stage_seconds: dict[str, float]

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -161,12 +162,23 @@ class Data(Input):
     )
 
 
+class LatencyMode(StrEnum):
+    """How the models run whose latency is measured."""
+
+    EAGER = "eager"
+    COMPILED = "compiled"
+
+
 class Evaluation(Input):
     """How the original and the compressed model are measured."""
 
     batch_size: int = Field(default=64, ge=1, le=65536, description="Rows per batch on test data.")
     latency_batch_size: int = Field(
         default=1, ge=1, le=65536, description="Rows per call when latency is measured."
+    )
+    latency_mode: LatencyMode = Field(
+        default=LatencyMode.EAGER,
+        description="`eager`: the saved program as it is loaded. `compiled`: behind torch.compile.",
     )
     latency_rounds: int = Field(
         default=50,
@@ -238,11 +250,26 @@ class JobSpec(JobFrame):
         return self
 
     @model_validator(mode="after")
+    def _one_search(self) -> Self:
+        searching = [at for at, step in enumerate(self.recipe) if is_searching(step)]
+        if len(searching) > 1:
+            raise ValueError(
+                f"recipe: steps {searching[0]} and {searching[1]} both look for the smallest "
+                "model: one search a job"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _promises_are_measured(self) -> Self:
         if self.safety is not None:
             given = (name for name, value in self.evaluation if value is not None)
             check_measured(self.safety, frozenset(given))
         return self
+
+
+def is_searching(step: Step) -> bool:
+    """Whether a step tries models, each recovered by the steps that follow it."""
+    return isinstance(step, PruneStep) and step.budget is not None and step.budget.is_searched
 
 
 class PlanSpec(Input):
@@ -253,6 +280,15 @@ class PlanSpec(Input):
     data: Data = Field(default_factory=Data, description="`train`, for criteria that need it.")
     seed: int = Field(default=0, ge=0, lt=2**63)
     label: Label | None = None
+
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> Self:
+        if is_searching(self.prune):
+            raise ValueError(
+                "prune: a budget of accuracy or loss is met by trying models, so that there is "
+                "nothing to plan: submit a job, whose plan.json is that of the model it found"
+            )
+        return self
 
     def as_job_spec(self) -> JobSpec:
         return JobSpec(

@@ -9,6 +9,7 @@ from secateur.amounts import Override
 from secateur.pruning import PruneStep
 from secateur.recovery import FinetuneStep, RecalibrateStep, ReconstructStep
 from secateur.safety import Safety
+from secateur.search import Search
 from secateur.spec import ApplyPlanStep, GivenGroup, Step
 from worker.engine.config import (
     ApplyPlanConfig,
@@ -22,6 +23,7 @@ from worker.engine.config import (
     ReconstructConfig,
     RecoveryConfig,
     Request,
+    SearchConfig,
     StepConfig,
 )
 from worker.engine.safety import SafetyConfig
@@ -46,7 +48,15 @@ def _prune(step: PruneStep) -> PruneConfig:
         rounds=step.rounds,
         schedule=step.schedule.value,
         recover=tuple(_RECOVERIES[type(each)](each) for each in step.recover),
+        search=_search(step),
     )
+
+
+def _search(step: PruneStep) -> SearchConfig | None:
+    if step.budget is None or not step.budget.is_searched:
+        return None
+    asked = step.search or Search()
+    return SearchConfig(asked.minimize.value, asked.trials, asked.seconds)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +130,7 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
             batch_size=spec.evaluation.batch_size,
             latency_batch_size=spec.evaluation.latency_batch_size,
             latency_rounds=spec.evaluation.latency_rounds,
+            latency_mode=spec.evaluation.latency_mode.value,
             noise_std=spec.evaluation.noise_std,
             fgsm_epsilon=spec.evaluation.fgsm_epsilon,
         ),

@@ -38,6 +38,10 @@ class PruneConfig:
         macs: Fraction of the multiply-accumulates that may remain.
         bytes: Fraction of the bytes of parameters and buffers that may remain.
         sparsity: Fraction of the weights that become zero.
+        latency: Fraction of the original's latency that may remain.
+        accuracy: How much accuracy may be lost by the smallest model.
+        loss: How far the loss may rise with it.
+        search: How to look for that.
         floor: Fraction of every dimension that stays; None is 0.1 where global and 0 where local.
         normalization: None is the criterion's own.
         algorithm: ``cut``, ``shift`` or ``zero``.
@@ -57,6 +61,9 @@ class PruneConfig:
     macs: float | None = None
     bytes: float | None = None
     sparsity: float | None = None
+    latency: float | None = None
+    accuracy: float | None = None
+    loss: float | None = None
     floor: float | None = None
     aggregation: str = "sum"
     normalization: str | None = None
@@ -69,6 +76,7 @@ class PruneConfig:
     rounds: int = 1
     schedule: str = "linear"
     recover: tuple["RecoveryConfig", ...] = ()
+    search: "SearchConfig | None" = None
     progress: tuple[float, float] = (0.0, 1.0)
     origin: "Origin | None" = None
 
@@ -77,6 +85,13 @@ class PruneConfig:
         """The one amount that is given, by its name; None where overrides or a pattern say all."""
         given = ((name, getattr(self, name)) for name in AMOUNTS)
         return next(((name, value) for name, value in given if value is not None), None)
+
+    @property
+    def promise(self) -> SafetyConfig | None:
+        """What the smallest model is to keep; None where the budget is of another kind."""
+        if self.accuracy is None and self.loss is None:
+            return None
+        return SafetyConfig(accuracy=self.accuracy, loss=self.loss)
 
     @property
     def floor_used(self) -> float:
@@ -89,7 +104,22 @@ class PruneConfig:
 # A layer with almost nothing left is a bottleneck that no other layer makes up for.
 _GLOBAL_FLOOR = 0.1
 
-AMOUNTS = ("channel_ratio", "keep", "threshold", "parameters", "macs", "bytes", "sparsity")
+AMOUNTS = (
+    *("channel_ratio", "keep", "threshold", "parameters", "macs", "bytes", "sparsity"),
+    *("latency", "accuracy", "loss"),
+)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is to be least, of how many models that are tried, and for how long.
+
+    ``minimize`` is ``macs``, ``parameters``, ``bytes`` or ``latency``.
+    """
+
+    minimize: str = "macs"
+    trials: int = 24
+    seconds: float = 1200.0
 
 
 @dataclass(frozen=True)
@@ -178,12 +208,15 @@ StepConfig = PruningConfig | RecoveryConfig
 class EvaluationConfig:
     """How both programs are measured. ``latency_rounds`` of 0 measures no latency.
 
+    ``latency_mode`` is ``eager`` or ``compiled``.
+
     ``noise_std`` and ``fgsm_epsilon`` are in the unit of the inputs, > 0; None measures neither.
     """
 
     batch_size: int = 64
     latency_batch_size: int = 1
     latency_rounds: int = 50
+    latency_mode: str = "eager"
     noise_std: float | None = None
     fgsm_epsilon: float | None = None
 

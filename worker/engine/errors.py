@@ -20,6 +20,8 @@
     x DataMismatchError       data.mismatch
   * RecoveryError
     x DivergedError           finetune.diverged
+  * MeasureError
+    x CompilerError           measure.compile_failed
   * VerificationError
     x OutputsDifferError      verify.outputs_differ
     x CountsDifferError       verify.counts_differ
@@ -124,6 +126,16 @@ class RecoveryError(EngineError):
 
 class DivergedError(RecoveryError):
     code = "finetune.diverged"
+
+
+class MeasureError(EngineError):
+    """Something cannot be measured as asked."""
+
+
+class CompilerError(MeasureError):
+    """The model does not run behind a compiler here."""
+
+    code = "measure.compile_failed"
 
 
 class VerificationError(EngineError):

@@ -1,6 +1,6 @@
-"""How long a call takes: two programs, timed in turn."""
+"""How long a call takes: programs, timed in turn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.engine.errors import CompilerError
 from worker.engine.inputs import repeated
 from worker.engine.program import Program
 
@@ -36,31 +37,68 @@ def latency(
     batch_size: int,
     rounds: int,
     on_round: Callable[[int, int], None],
+    mode: str = "eager",
 ) -> Latency:
-    """Time both programs on the same rows.
+    """Time both programs on the same rows. See :func:`times_ms`."""
+    leaves = repeated(original, batch_size)
+    times = times_ms((original, compressed), leaves, rounds=rounds, on_round=on_round, mode=mode)
+    rows = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 1)
+    return Latency(times[0], times[1], rows)
 
-    A round runs both once, and the order changes from round to round: what disturbs the machine
-    disturbs both.
+
+@torch.no_grad()
+def times_ms(
+    programs: Sequence[Program],
+    leaves: list[object],
+    *,
+    rounds: int,
+    on_round: Callable[[int, int], None],
+    mode: str = "eager",
+) -> np.ndarray:
+    """Time programs on the same inputs: float64, ``(programs, rounds)``.
+
+    A round runs each once, and the order turns from round to round: what disturbs the machine
+    disturbs all.
 
     Args:
-        original: Runs eagerly, as does ``compressed``; both on the same device.
-        compressed: Takes the same inputs.
-        batch_size: Rows per call, as far as the programs take them.
-        rounds: At least 1.
+        programs: All on one device.
+        leaves: Flat inputs that all of them take.
+        rounds: At least 1; some more come first and are not counted.
         on_round: Told after each round how many are done, of how many.
+        mode: ``eager``, or ``compiled`` for programs behind ``torch.compile``.
+
+    Raises:
+        CompilerError: The program does not compile here.
     """
-    leaves = repeated(original, batch_size)
-    times: dict[int, list[float]] = {0: [], 1: []}
-    programs = (original, compressed)
+    running = [
+        _compiled(program, leaves) if mode == "compiled" else program for program in programs
+    ]
+    times = np.empty((len(programs), rounds))
+    order = list(range(len(programs)))
     for round_ in range(-_WARM_UP_ROUNDS, rounds):
-        for which in (0, 1) if round_ % 2 == 0 else (1, 0):
-            spent = _timed(programs[which], leaves)
+        for which in order:
+            spent = _timed(running[which], leaves)
             if round_ >= 0:
-                times[which].append(spent)
+                times[which, round_] = spent
+        order = order[1:] + order[:1]
         if round_ >= 0:
             on_round(round_ + 1, rounds)
-    rows = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 1)
-    return Latency(np.array(times[0]), np.array(times[1]), rows)
+    return times
+
+
+def _compiled(program: Program, leaves: list[object]) -> Program:
+    """The program behind the compiler, which has seen these inputs."""
+    compiled = program.with_module(torch.compile(program.module, dynamic=False))  # type: ignore[arg-type]
+    try:
+        compiled.run(leaves)
+    except Exception as error:
+        # Whatever the compiler raises: what it lacks (a C++ compiler) or cannot do.
+        raise CompilerError(
+            f"torch.compile cannot compile the model on this worker ({type(error).__name__}): ask "
+            "for latency_mode 'eager'",
+            pointer="/evaluation/latency_mode",
+        ) from error
+    return compiled
 
 
 def _timed(program: Program, leaves: list[object]) -> float:

@@ -66,7 +66,7 @@ class Choice:
             TargetUnreachableError: The budget cannot be met with every dimension at its floor.
         """
         if self.config.amount is None:
-            return self._rounded(self._base.clone())
+            return self.rounded(self._base.clone())
         kind, value = self.config.amount
         if kind in COUNTED:
             return self._within(kind, value, baseline)
@@ -122,7 +122,7 @@ class Choice:
         keep = self._base.clone()
         for at, number in zip(self._free, numbers, strict=True):
             keep[self.coupling.groups[at].channels] = self.ranks[at] >= number
-        return self._rounded(keep)
+        return self.rounded(keep)
 
     def _overridden(self, at: int, override: OverrideConfig) -> Tensor:
         """Which channels of a group stay, by its own amount: bool, ``(channels,)``."""
@@ -161,9 +161,9 @@ class Choice:
         keep = self._base.clone()
         for at in self._free:
             keep[self.coupling.groups[at].channels] = self._not_below(at, threshold, way)
-        return self._rounded(keep)
+        return self.rounded(keep)
 
-    def _removing(self, share: float) -> Tensor:
+    def removing(self, share: float) -> Tensor:
         """The plan that removes this share of the channels, in [0, 1]."""
         if not self.is_local:
             return self._first_gone(round(share * len(self.order)))
@@ -173,7 +173,7 @@ class Choice:
     def _first_gone(self, number: int) -> Tensor:
         keep = self._base.clone()
         keep[self.order[:number]] = False
-        return self._rounded(keep)
+        return self.rounded(keep)
 
     def _within(self, kind: str, fraction: float, baseline: Counts) -> Tensor:
         """The plan that removes least and keeps at most a fraction of the original."""
@@ -183,7 +183,7 @@ class Choice:
         start, end = self.config.progress
         limit = now + (fraction * of - now) * (end - start) / (1 - start)
         steps = len(self.order)
-        reached = self._count(kind, self._removing(1.0))
+        reached = self._count(kind, self.removing(1.0))
         if reached > limit:
             raise TargetUnreachableError(
                 f"{kind}: at most {fraction:g} of the original was asked for; with every "
@@ -194,11 +194,11 @@ class Choice:
         low, high = 0, steps
         while low < high:
             middle = (low + high) // 2
-            if self._count(kind, self._removing(middle / steps)) <= limit:
+            if self._count(kind, self.removing(middle / steps)) <= limit:
                 high = middle
             else:
                 low = middle + 1
-        keep = self._removing(high / steps) if steps else self._removing(1.0)
+        keep = self.removing(high / steps) if steps else self.removing(1.0)
         keep = self._filled(kind, keep, limit, _TOLERANCE * of)
         left = self._count(kind, keep)
         if (limit - left) / of > _TOLERANCE:
@@ -231,7 +231,7 @@ class Choice:
             return count_macs(self.coupling, keep)
         return int(getattr(count(self.coupling, keep), COUNTED[kind]))
 
-    def _rounded(self, keep: Tensor) -> Tensor:
+    def rounded(self, keep: Tensor) -> Tensor:
         """Give every dimension its best channels back, up to its floor and its multiple."""
         multiple = self.config.channel_multiple
         every_block = [torch.arange(len(self.coupling.blocks))] if self.coupling.blocks else []

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,35 +154,75 @@ def decide(
         TargetUnreachableError: The budget cannot be met with every group at its floor.
         PairError: A pair to merge names a channel that is not there.
     """
-    subject = Subject(coupling, rows, seed, on_progress)
-    if not coupling.groups:
-        pointer = "/granularity" if config.granularity in _NONE_OF else None
-        raise NothingToPruneError(_nothing(coupling, config.granularity), pointer=pointer)
-    scores = score(subject, config)
-    baseline = count(coupling)
-    choice = Choice(coupling, scores, config)
-    keep = choice.made(baseline)
-    if bool(keep.all()) and _is_all(config, baseline):
-        pointer = "/overrides" if config.amount is None else "/budget"
-        raise NothingToPruneError(_too_little(coupling, config), pointer=pointer)
-    merges = _merges(subject, config, keep) if config.algorithm == "shift" else {}
-    warnings = [
-        *unmatched_warnings(coupling),
-        *unmatched_overrides(coupling, config),
-        *subject.warnings,
-        *choice.warnings,
-    ]
-    return Plan(
-        coupling,
-        config,
-        seed,
-        scores,
-        keep,
-        baseline,
-        count(coupling, keep),
-        tuple(warnings),
-        merges,
-    )
+    scored = Scored.of(coupling, config, seed=seed, rows=rows, on_progress=on_progress)
+    choice = Choice(coupling, scored.scores, config)
+    return scored.plan(choice.made(scored.baseline), choice.warnings)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Channels with their scores: what a plan is chosen from."""
+
+    subject: Subject
+    config: PruneConfig
+    scores: tuple[Tensor, ...]
+    baseline: Counts
+
+    @classmethod
+    def of(
+        cls,
+        coupling: Coupling,
+        config: PruneConfig,
+        *,
+        seed: int,
+        rows: Rows | None = None,
+        on_progress: Callable[[int, int], None] = ignore,
+    ) -> "Scored":
+        """Score every channel group. See :func:`decide`."""
+        subject = Subject(coupling, rows, seed, on_progress)
+        if not coupling.groups:
+            pointer = "/granularity" if config.granularity in _NONE_OF else None
+            raise NothingToPruneError(_nothing(coupling, config.granularity), pointer=pointer)
+        return cls(subject, config, score(subject, config), count(coupling))
+
+    @property
+    def coupling(self) -> Coupling:
+        return self.subject.coupling
+
+    def plan(self, keep: Tensor, warnings: Sequence[str] = ()) -> Plan:
+        """The plan that keeps this: bool, ``(channel_count + 1,)``.
+
+        Raises:
+            NothingToPruneError: That is everything.
+        """
+        coupling, config = self.coupling, self.config
+        if bool(keep.all()) and _is_all(config, self.baseline):
+            pointer = "/overrides" if config.amount is None else "/budget"
+            raise NothingToPruneError(_too_little(coupling, config), pointer=pointer)
+        return self.whole_plan(keep, warnings)
+
+    def whole_plan(self, keep: Tensor, warnings: Sequence[str] = ()) -> Plan:
+        """The same, which may keep everything."""
+        coupling, config = self.coupling, self.config
+        merges = _merges(self.subject, config, keep) if config.algorithm == "shift" else {}
+        said = (
+            *unmatched_warnings(coupling),
+            *unmatched_overrides(coupling, config),
+            *self.subject.warnings,
+            *warnings,
+        )
+        predicted = count(coupling, keep)
+        return Plan(
+            coupling,
+            config,
+            self.subject.seed,
+            self.scores,
+            keep,
+            self.baseline,
+            predicted,
+            said,
+            merges,
+        )
 
 
 def _is_all(config: PruneConfig, baseline: Counts) -> bool:

@@ -1,0 +1,1 @@
+"""Budgets that no count can meet: latency by measuring, accuracy by trying."""
