@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from secateur.jobs import JobKind
 from secateur.models import DatasetFormat, ModelFormat
 from secateur.spec import JobSpec
+from store.checkpoints import Checkpoints
 from store.tables import DatasetRow, JobRow, ModelRow
 
 
@@ -44,6 +45,8 @@ class Claim:
     model: ModelInput
     train: DatasetInput | None
     test: DatasetInput | None
+    checkpoint: str | None = None
+    """The digest of what an earlier attempt left to go on from."""
 
 
 def claimed(session: Session, row: JobRow) -> Claim:
@@ -58,6 +61,7 @@ def claimed(session: Session, row: JobRow) -> Claim:
         model=ModelInput(model.id, model.format, model.filename, model.sha256, model.size_bytes),
         train=_dataset(session, row.train_dataset_id),
         test=_dataset(session, row.test_dataset_id),
+        checkpoint=Checkpoints(session).digest(row.id),
     )
 
 

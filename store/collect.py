@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from store.blobs import BlobStore
 from store.errors import BlobNotFound
-from store.tables import ArtifactRow, DatasetRow, ModelRow
+from store.tables import ArtifactRow, CheckpointRow, DatasetRow, ModelRow
 
 # Less than any database's limit of parameters.
 _BATCH = 500
@@ -65,6 +65,6 @@ def _is_older(blobs: BlobStore, digest: str, before: datetime) -> bool:
 
 
 def _referenced(session: Session, digests: set[str]) -> set[str]:
-    tables = (ModelRow, DatasetRow, ArtifactRow)
+    tables = (ModelRow, DatasetRow, ArtifactRow, CheckpointRow)
     queries = (select(table.sha256).where(table.sha256.in_(digests)) for table in tables)
     return set(session.scalars(union(*queries)))

@@ -215,3 +215,15 @@ class ArtifactRow(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(SHA256)
     created_at: Mapped[datetime]
+
+
+class CheckpointRow(Base):
+    """What an attempt left for the next one. Not there once the job has ended."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index(None, "sha256"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(SHA256)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]

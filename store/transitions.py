@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, delete, update
 from sqlalchemy.orm import Session
 
 from secateur.jobs import NEXT_STATES, JobState
-from store.tables import JobRow
+from store.tables import CheckpointRow, JobRow
 
 FINAL_STATES = [state for state in JobState if state.is_final]
 
@@ -47,7 +47,10 @@ def move(
     )
     if attempt is not None:
         query = query.where(JobRow.attempt == attempt)
-    return session.scalars(query).one_or_none() is not None
+    is_moved = session.scalars(query).one_or_none() is not None
+    if is_moved and then.is_final:
+        _drop_checkpoints(session, [job_id])
+    return is_moved
 
 
 def move_all(
@@ -65,7 +68,19 @@ def move_all(
         .returning(JobRow.id)
         .execution_options(synchronize_session=False)
     )
-    return list(session.scalars(query))
+    moved = list(session.scalars(query))
+    if then.is_final:
+        _drop_checkpoints(session, moved)
+    return moved
+
+
+def _drop_checkpoints(session: Session, job_ids: list[str]) -> None:
+    """Forget what jobs that end would have gone on from."""
+    session.execute(
+        delete(CheckpointRow)
+        .where(CheckpointRow.job_id.in_(job_ids))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _next(expected: JobState, then: JobState) -> JobState:

@@ -18,11 +18,22 @@ from secateur.jobs import JobKind
 from store.blobs import BlobStore
 from store.claims import Claim, DatasetInput
 from store.collect import hold
+from store.errors import BlobNotFound
 from store.jobs import Jobs
 from store.session import session_scope
 from worker import confine, resources
+from worker.checkpoints import CheckpointKeeper
 from worker.launch import Launcher
-from worker.order import ORDER_FILE, OUTPUT_FOLDER, InputFile, Order, Outcome, Step, read_outcome
+from worker.order import (
+    ORDER_FILE,
+    OUTCOME_FILE,
+    OUTPUT_FOLDER,
+    InputFile,
+    Order,
+    Outcome,
+    Step,
+    read_outcome,
+)
 from worker.results import BadResult, Delivery, delivery
 from worker.scratch import scratch_folder
 from worker.settings import WorkerSettings
@@ -97,6 +108,8 @@ class _Attempt:
         self._name = f"{claim.job_id}, attempt {claim.attempt}"
         self._step: Step | None = None
         self._beaten_at = 0.0
+        self._folder: Path | None = None
+        self._checkpoints = CheckpointKeeper(claim, place.engine, place.blobs)
 
     def announce(self) -> None:
         """Say that the job is in another state, to those who watch its sweep too."""
@@ -118,12 +131,16 @@ class _Attempt:
             raise
 
     def _run_in(self, folder: Path) -> None:
+        self._folder = folder
         order = self._order()
         (folder / OUTPUT_FOLDER).mkdir()
         (folder / ORDER_FILE).write_text(order.model_dump_json())
         kills_before = confine.oom_kill_count()
         with self._place.wakes.listening(self._claim.job_id) as wake:
             verdict, exit_code = self._supervise(folder, wake)
+        if verdict is not Verdict.TAKEN and not (folder / OUTCOME_FILE).exists():
+            # It was killed, or has to make room: what it left is where the next attempt goes on.
+            self._checkpoints.look(folder, idle=self._beat_if_due)
         match verdict:
             case Verdict.ENDED:
                 was_memory = confine.oom_kill_count() > kills_before
@@ -147,6 +164,8 @@ class _Attempt:
             ),
             train=self._dataset(claim.train),
             test=self._dataset(claim.test),
+            checkpoint=self._checkpoint(),
+            checkpoint_s=settings.checkpoint_s,
             device=settings.device,
             memory_bytes=settings.child_memory_bytes or confine.machine_memory_bytes() * 9 // 10,
             file_bytes=settings.child_file_bytes,
@@ -158,6 +177,16 @@ class _Attempt:
             return None
         return InputFile(path=self._place.blobs.path(dataset.sha256), sha256=dataset.sha256)
 
+    def _checkpoint(self) -> InputFile | None:
+        sha256 = self._claim.checkpoint
+        if sha256 is None:
+            return None
+        try:
+            return InputFile(path=self._place.blobs.path(sha256), sha256=sha256)
+        except BlobNotFound:  # The job takes longer for it, and is done all the same.
+            _log.warning("%s: its checkpoint is gone", self._name)
+            return None
+
     def _supervise(self, folder: Path, wake: Wake) -> tuple[Verdict, int | None]:
         settings = self._place.settings
         rhythm = Rhythm(
@@ -167,7 +196,7 @@ class _Attempt:
             time_limit_s=self._claim.spec.run_timeout_s,
         )
         with closing(self._place.launcher.start(folder)) as child:
-            verdict = supervise(child, beat=self._beat, wake=wake, rhythm=rhythm)
+            verdict = supervise(child, beat=self._beat_and_look, wake=wake, rhythm=rhythm)
             # Killed or not, it has ended before its folder is looked at, or removed.
             return verdict, child.exit_code()
 
@@ -192,6 +221,13 @@ class _Attempt:
         self._beaten_at = time.monotonic()
         if is_ours and is_news:
             self._place.announce(self._claim.job_id)
+        return is_ours
+
+    def _beat_and_look(self, step: Step | None) -> bool:
+        """The same, and keep what the child has left for another attempt, if that is new."""
+        is_ours = self._beat(step)
+        if is_ours and self._folder is not None:
+            self._checkpoints.look(self._folder, idle=self._beat_if_due)
         return is_ours
 
     def _beat_if_due(self) -> None:
@@ -262,6 +298,7 @@ class _Attempt:
         if self._written(change):
             _log.info("%s %s", self._name, how)
             self.announce()
+            self._checkpoints.forget()
         else:
             # It was asked to be canceled in its last moment, or taken while the database was away.
             self._give_up()
@@ -301,6 +338,7 @@ class _Attempt:
         _log.info("%s %s", self._name, "canceled" if was_canceled else "given up")
         if was_canceled:
             self.announce()
+            self._checkpoints.forget()
         elif is_lost:
             self._place.release()
 

@@ -16,6 +16,7 @@ from secateur.spec import JobSpec
 ORDER_FILE = "order.json"
 OUTCOME_FILE = "outcome.json"
 OUTPUT_FOLDER = "output"
+CHECKPOINT_FILE = "checkpoint"
 
 # A plan lists a float for every channel; 64 MiB is several million of them.
 MAX_OUTCOME_BYTES = 64 * 2**20
@@ -42,6 +43,10 @@ class Order(_Strict):
     model: InputFile
     train: InputFile | None
     test: InputFile | None
+    checkpoint: InputFile | None = Field(
+        default=None, description="What an earlier attempt left to go on from."
+    )
+    checkpoint_s: float = Field(default=60.0, description="Least seconds between two checkpoints.")
     device: str
     memory_bytes: int
     file_bytes: int

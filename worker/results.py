@@ -103,7 +103,7 @@ def delivery(
         artifacts, writers = [], []
         for name, media_type in _outputs(claim, outcome, folder / OUTPUT_FOLDER):
             writer = stack.enter_context(blobs.writer())
-            with _opened(folder / OUTPUT_FOLDER / name) as file:
+            with opened(folder / OUTPUT_FOLDER / name) as file:
                 while chunk := file.read(CHUNK_BYTES):
                     writer.write(chunk)
                     idle()
@@ -162,7 +162,12 @@ def _outputs(claim: Claim, outcome: Outcome, folder: Path) -> list[tuple[str, st
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file that a child left, if it is a plain one of its own.
+
+    Raises:
+        BadResult: It is a link, a pipe, another's, or cannot be opened.
+    """
     # O_NONBLOCK: opening a pipe that somebody put there must not wait for a writer.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

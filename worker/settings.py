@@ -76,6 +76,12 @@ class WorkerSettings(StoreSettings):
         ge=0,
         description="Shortest time in seconds between two writes of progress within a stage.",
     )
+    checkpoint_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="Shortest time in seconds between two checkpoints, from which a job that loses "
+        "its worker goes on. Each takes as many bytes as the model and its optimizer.",
+    )
     stop_grace_s: float = Field(
         default=5.0,
         ge=0,

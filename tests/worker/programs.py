@@ -62,6 +62,8 @@ def report(*promises: dict[str, Any]) -> dict[str, Any]:
         "after_prune": measurement,
         "after_recovery": measurement,
         "latency": None,
+        "search": None,
+        "latency_table": None,
         "safety": {"promises": list(promises)} if promises else None,
         "verification": {
             "is_exact": True,
