@@ -24,6 +24,7 @@ class FailureCode(StrEnum):
     DATA_UNREADABLE = "data.unreadable"
     DATA_MISMATCH = "data.mismatch"
     FINETUNE_DIVERGED = "finetune.diverged"
+    FINETUNE_UNTRAINABLE = "finetune.untrainable"
     VERIFY_OUTPUTS_DIFFER = "verify.outputs_differ"
     VERIFY_COUNTS_DIFFER = "verify.counts_differ"
     SAFETY_PROMISE_BROKEN = "safety.promise_broken"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from secateur.pruning import Exclude, Granularity, PruneStep
-from secateur.recovery import FinetuneStep, RecalibrateStep
+from secateur.recovery import DistillStep, FinetuneStep, RecalibrateStep
 from secateur.safety import Safety, check_measured
 from secateur.schema import Input
 
@@ -144,7 +144,8 @@ class ApplyPlanStep(Input):
 
 
 Step = Annotated[
-    PruneStep | ApplyPlanStep | RecalibrateStep | FinetuneStep, Field(discriminator="step")
+    PruneStep | ApplyPlanStep | RecalibrateStep | FinetuneStep | DistillStep,
+    Field(discriminator="step"),
 ]
 """A step of a recipe. Steps run in the order given."""
 
@@ -154,12 +155,20 @@ class Data(Input):
 
     train: str | None = Field(
         default=None,
-        description="Data set for recalibration (inputs) and fine-tuning (inputs and targets).",
+        description="Data set for recalibration and distillation (inputs) and fine-tuning (inputs "
+        "and targets).",
         examples=["dst_0f8n2q4k6m8p0r2t4v6x8z0b"],
     )
     test: str | None = Field(
         default=None,
         description="Data set that accuracy, loss and agreement are measured on, before and after.",
+    )
+    validation_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Fraction of the rows of `train` that are held out, drawn by the seed, if a "
+        "step of the recipe keeps what is best on them (`keep: best`). No step trains on them.",
     )
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from worker.engine.arguments import needed_by
+from worker.engine.checkpoint import Checkpoints, Resumed, resumed
 from worker.engine.config import (
     ApplyPlanConfig,
+    DistillConfig,
     FinetuneConfig,
     OnProgress,
-    Origin,
     PruneConfig,
     PruningConfig,
     RecalibrateConfig,
@@ -34,6 +35,7 @@ from worker.engine.errors import (
     PromiseBrokenError,
     TrainingModeError,
 )
+from worker.engine.found import Found
 from worker.engine.graph.counts import Counts, count
 from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
@@ -47,11 +49,13 @@ from worker.engine.prune.plan import Plan, decide
 from worker.engine.prune.rounds import Steps, in_rounds, origin_of
 from worker.engine.prune.shift import shifted, stand_ins
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
-from worker.engine.prune.verify import TOLERANCE, Exactness, relative_error, verify_cut
+from worker.engine.prune.verify import TOLERANCE, relative_error, verify_cut
 from worker.engine.quantized import check_not_quantized
+from worker.engine.recovery.distill import distill
 from worker.engine.recovery.finetune import finetune
 from worker.engine.recovery.modes import training_calls
 from worker.engine.recovery.recalibrate import recalibrate
+from worker.engine.recovery.setting import Setting
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
 from worker.engine.safety import broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
@@ -83,7 +87,7 @@ def make_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
     )
     program = run.load()
     train = run.read(request.train, program)
-    with pointing(at):
+    with pointing(f"/recipe/{at}"):
         decided = run.plan(program, config, "plan.json", train)
     return decided.as_json(request.model_sha256)
 
@@ -94,38 +98,92 @@ class _Run:
 
     request: Request
     on_progress: OnProgress
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    exactness: list[Exactness] = field(default_factory=list)
-    planned: Counts | None = None
-    zeros: set[str] = field(default_factory=set)
-    origins: dict[int, Origin] = field(default_factory=dict)
+    found: Found = field(default_factory=Found)
+    stage_began: tuple[str, float] | None = None
 
     def compress(self) -> dict[str, Any]:
-        torch.manual_seed(self.request.seed)
         original = self.load()
         test = self.read(self.request.test, original)
         train = self.read(self.request.train, original)
-        counts = count(couple(original))
-        before = self.measured(original, original, test, counts, stage="baseline")
-        self.check_promises(before)
-        # A copy: what trains changes its program in place, and the original is the yardstick.
-        program, after_prune = original.copy(), before
-        steps = in_rounds(self.request.recipe)
-        last = max(at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig))
-        for number, (place, step) in enumerate(steps):
-            with pointing(place):
-                program = self.do(step, number, steps, program, train)
-            if number == last:
-                assert self.planned is not None
-                after_prune = self.measured(program, original, test, self.planned, stage="pruning")
+        start = resumed(self.request) or self.begun(original, test)
+        self.found = start.found
+        program = self.recipe_done(start, original, test, train)
         saved, counts = self.saved(program)
         after = self.measured(saved, original, test, counts, stage="evaluating")
+        before = self.found.before
         before["file_bytes"] = self.request.model.stat().st_size
         after["file_bytes"] = self.path("model.pt2").stat().st_size
-        report = self.report(before, after_prune, after, self.timed(original, saved))
+        report = self.report(before, self.found.after_prune, after, self.timed(original, saved))
         self.keep_promises(report)
         return report
+
+    def begun(self, original: Program, test: Rows | None) -> Resumed:
+        """Measure the original: where a run is that has done no step yet."""
+        counts = count(couple(original))
+        self.found.before = self.measured(original, original, test, counts, stage="baseline")
+        self.check_promises(self.found.before)
+        # A copy: what trains changes its program in place, and the original is the yardstick.
+        return Resumed(self.found, 0, original.copy(), None)
+
+    def recipe_done(
+        self, start: Resumed, original: Program, test: Rows | None, train: Rows | None
+    ) -> Program:
+        """Do the recipe, from where an attempt before this one was."""
+        program, snapshot = start.program, start.snapshot
+        checkpoints = Checkpoints(self.request, self.found_now)
+        steps = in_rounds(self.request.recipe)
+        last = max(at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig))
+        for number in range(start.number, len(steps)):
+            place, step = steps[number]
+            # Anew for each: a run that goes on at this step draws the same numbers.
+            torch.manual_seed(self.request.seed)
+            with (
+                pointing(self.pointer_to(place, step)),
+                checkpoints.of_step(number, program, snapshot) as snapshots,
+            ):
+                setting = Setting(
+                    seed=self.request.seed,
+                    number=number,
+                    sparse=frozenset(self.found.zeros),
+                    warn=self.found.warn,
+                    snapshots=snapshots,
+                )
+                program = self.do(step, steps, program, train, original, setting)
+            snapshot = None
+            if number == last:
+                assert self.found.planned is not None
+                self.found.after_prune = self.measured(
+                    program, original, test, self.found.planned, stage="pruning"
+                )
+            checkpoints.leave(number + 1, program)
+        return program
+
+    def train(
+        self,
+        program: Program,
+        step: FinetuneConfig | DistillConfig,
+        rows: Rows,
+        original: Program,
+        setting: Setting,
+    ) -> None:
+        """One step that trains, in place; rows are held out for it if it keeps what is best."""
+        if step.keep == "best":
+            rows, held_out = rows.split(self.request.validation_fraction, seed=self.request.seed)
+            setting = replace(setting, validation=held_out)
+        with self.stage("recovering", 1, "batches") as progress:
+            setting = replace(setting, on_progress=progress)
+            match step:
+                case FinetuneConfig():
+                    finetune(program, step, rows, setting)
+                case DistillConfig():
+                    distill(program, step, rows, original, setting)
+
+    def pointer_to(self, place: int, step: StepConfig) -> str:
+        """Where in the spec a step is: in the recipe, or between the rounds of one that is."""
+        asked = self.request.recipe[place]
+        if isinstance(asked, PruneConfig) and step in asked.recover:
+            return f"/recipe/{place}/recover/{asked.recover.index(step)}"
+        return f"/recipe/{place}"
 
     def load(self) -> Program:
         with self.stage("loading", 1, "files"):
@@ -164,7 +222,13 @@ class _Run:
         return None if path is None else Rows.read(path, program)
 
     def do(
-        self, step: StepConfig, number: int, steps: Steps, program: Program, train: Rows | None
+        self,
+        step: StepConfig,
+        steps: Steps,
+        program: Program,
+        train: Rows | None,
+        original: Program,
+        setting: Setting,
     ) -> Program:
         """One step of the recipe. What trains changes the program in place."""
         match step:
@@ -172,28 +236,21 @@ class _Run:
                 pruning = [
                     at for at, (_, each) in enumerate(steps) if isinstance(each, PruningConfig)
                 ]
+                number = setting.number
                 name = f"plan-{pruning.index(number)}.json" if len(pruning) > 1 else "plan.json"
                 if isinstance(step, PruneConfig) and step.rounds > 1:
                     place = steps[number][0]
-                    if place not in self.origins:
-                        self.origins[place] = origin_of(step, program)
-                    step = replace(step, origin=self.origins[place])
+                    if place not in self.found.origins:
+                        self.found.origins[place] = origin_of(step, program)
+                    step = replace(step, origin=self.found.origins[place])
                 return self.prune(program, step, name, train)
             case RecalibrateConfig():
                 assert train is not None, "the recipe was checked before"
                 with self.stage("recovering", 1, "batches") as progress:
                     recalibrate(program, step, train, seed=self.request.seed, on_progress=progress)
-            case FinetuneConfig():
+            case FinetuneConfig() | DistillConfig():
                 assert train is not None, "the recipe was checked before"
-                with self.stage("recovering", step.epochs, "epochs") as progress:
-                    finetune(
-                        program,
-                        step,
-                        train,
-                        seed=self.request.seed,
-                        on_progress=progress,
-                        sparse=self.zeros,
-                    )
+                self.train(program, step, train, original, setting)
         return program
 
     def prune(
@@ -205,8 +262,8 @@ class _Run:
                 pruned = zeroed(program, decided.masks)
                 progress(1, 2)
                 check_zeros(program, pruned, decided)
-                self.zeros |= decided.masks.keys()
-                self.planned = decided.baseline
+                self.found.zeros |= decided.masks.keys()
+                self.found.planned = decided.baseline
                 return pruned
             with program.holding(shifted(decided.coupling, decided.merges)):
                 pruned = cut(decided.coupling, decided.keep)
@@ -218,8 +275,8 @@ class _Run:
                 seed=self.request.seed,
                 stand_ins=stand_ins(decided.coupling, decided.merges),
             )
-            self.exactness.append(proof)
-        self.planned = decided.predicted
+            self.found.exactness.append(proof)
+        self.found.planned = decided.predicted
         return pruned
 
     def plan(
@@ -228,7 +285,8 @@ class _Run:
         with self.stage("scoring", 1, "steps") as progress:
             decided = self.decided(program, config, train, progress)
             self.write(name, decided.as_json(self.request.model_sha256))
-        self.warnings += [each for each in decided.warnings if each not in self.warnings]
+        for warning in decided.warnings:
+            self.found.warn(warning)
         return decided
 
     def decided(
@@ -252,15 +310,15 @@ class _Run:
         with self.stage("saving", 1, "files"):
             save_program(program, self.path("model.pt2"))
             save_weights(program, self.path("model.safetensors"))
-            if self.zeros:
+            if self.found.zeros:
                 save_sparse(program, self.path("model.sparse.safetensors"))
         with self.stage("verifying", 2, "checks") as progress:
             saved = Program.from_exported(load_program(self.path("model.pt2")))
             counts = count(couple(saved))
-            if counts != self.planned:
+            if counts != self.found.planned:
                 raise CountsDifferError(
-                    f"the saved file holds {counts}, the plan says {self.planned}: not delivered; "
-                    "this is a defect of the engine, report it with the model"
+                    f"the saved file holds {counts}, the plan says {self.found.planned}: not "
+                    "delivered; this is a defect of the engine, report it with the model"
                 )
             progress(1, 2)
             here = outputs_on_examples(saved)
@@ -365,9 +423,9 @@ class _Run:
                 "device": self.request.device,
                 "thread_count": torch.get_num_threads(),
             }
-        exempt = [name for proof in self.exactness for name in proof.exempt_operators]
-        if self.zeros:
-            self.warnings.append(
+        exempt = [name for proof in self.found.exactness for name in proof.exempt_operators]
+        if self.found.zeros:
+            self.found.warnings.append(
                 "zero: weights that are zero keep their place, so that a dense runtime computes "
                 "with them and is no faster; model.sparse.safetensors stores them in a bit each"
             )
@@ -381,14 +439,14 @@ class _Run:
             "verification": {
                 "is_exact": not exempt,
                 "max_relative_error": max(
-                    (p.max_relative_error for p in self.exactness), default=0.0
+                    (p.max_relative_error for p in self.found.exactness), default=0.0
                 ),
                 "exempt_operators": exempt,
                 "counts_match": True,
                 "reload_matches": True,
             },
-            "stage_seconds": {name: round(spent, 3) for name, spent in self.seconds.items()},
-            "warnings": self.warnings,
+            "stage_seconds": {name: round(spent, 3) for name, spent in self.found.seconds.items()},
+            "warnings": self.found.warnings,
         }
         self.write("report.json", report)
         return report
@@ -397,13 +455,25 @@ class _Run:
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
         """Announce a stage, time it, and give a way to tell how far it is."""
         self.on_progress(name, 0, total, unit)
-        start = perf_counter()
+        self.stage_began = (name, perf_counter())
 
         def progress(done: int, of: int) -> None:
             self.on_progress(name, done, of, unit)
 
         yield progress
-        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+        self.found.seconds = self.seconds_now()
+        self.stage_began = None
+
+    def seconds_now(self) -> dict[str, float]:
+        """The seconds of each stage, with those of the one that has not ended."""
+        if self.stage_began is None:
+            return self.found.seconds
+        name, began = self.stage_began
+        spent = self.found.seconds.get(name, 0.0) + perf_counter() - began
+        return {**self.found.seconds, name: spent}
+
+    def found_now(self) -> Found:
+        return replace(self.found, seconds=self.seconds_now())
 
     def path(self, name: str) -> Path:
         return self.request.output_dir / name
@@ -413,13 +483,13 @@ class _Run:
 
 
 @contextmanager
-def pointing(place: int) -> Iterator[None]:
+def pointing(place: str) -> Iterator[None]:
     """Have what is wrong inside point into the whole spec, and not into one step of it."""
     try:
         yield
     except EngineError as error:
         if error.pointer is not None:
-            error.pointer = f"/recipe/{place}{error.pointer}"
+            error.pointer = f"{place}{error.pointer}"
         raise
 
 

@@ -20,6 +20,7 @@
     x DataMismatchError       data.mismatch
   * RecoveryError
     x DivergedError           finetune.diverged
+    x UntrainableError        finetune.untrainable
   * VerificationError
     x OutputsDifferError      verify.outputs_differ
     x CountsDifferError       verify.counts_differ
@@ -124,6 +125,12 @@ class RecoveryError(EngineError):
 
 class DivergedError(RecoveryError):
     code = "finetune.diverged"
+
+
+class UntrainableError(RecoveryError):
+    """The model's gradient cannot be computed."""
+
+    code = "finetune.untrainable"
 
 
 class VerificationError(EngineError):
