@@ -1,15 +1,17 @@
 """The tables of what a spec may name: a row for each step; criteria have theirs beside them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from secateur.criteria import CRITERIA, Criterion, CriterionChoice
 from secateur.problems import OptionInfo
 from secateur.pruning import PruneStep
+from secateur.recovery import DistillStep
+from secateur.spec import Step
 
-__all__ = ["CRITERIA", "STEPS", "Needs", "needs_of", "options_of"]
+__all__ = ["CRITERIA", "STEPS", "Needs", "needs_of", "needs_of_step", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,18 @@ STEPS: dict[str, Needs] = {
         "Solve for the weights that restore what layers give, by least squares.", data=True
     ),
     "finetune": Needs("Train on labeled data to regain accuracy.", data=True, labels=True),
+    "distill": Needs(
+        "Train the outputs to be the original's; labels are needed if `labels` > 0.", data=True
+    ),
 }
+
+
+def needs_of_step(step: Step) -> Needs:
+    """What a step of a recipe needs, as it is asked."""
+    needs = STEPS[step.step]
+    if isinstance(step, DistillStep) and step.labels > 0:
+        return replace(needs, labels=True)
+    return needs
 
 
 def options_of(criterion: Criterion) -> list[OptionInfo]:
@@ -59,4 +72,4 @@ def needs_of(step: PruneStep) -> Iterator[tuple[str, str, Needs]]:
         [budget] = step.budget.given
         yield "/budget", f"budget '{budget}'", Needs("", data=True, labels=True)
     for at, recovery in enumerate(step.recover):
-        yield f"/recover/{at}", f"step '{recovery.step}'", STEPS[recovery.step]
+        yield f"/recover/{at}", f"step '{recovery.step}'", needs_of_step(recovery)

@@ -25,6 +25,7 @@ class FailureCode(StrEnum):
     DATA_MISMATCH = "data.mismatch"
     FINETUNE_DIVERGED = "finetune.diverged"
     MEASURE_COMPILE_FAILED = "measure.compile_failed"
+    FINETUNE_UNTRAINABLE = "finetune.untrainable"
     VERIFY_OUTPUTS_DIFFER = "verify.outputs_differ"
     VERIFY_COUNTS_DIFFER = "verify.counts_differ"
     SAFETY_PROMISE_BROKEN = "safety.promise_broken"

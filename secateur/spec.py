@@ -153,12 +153,20 @@ class Data(Input):
 
     train: str | None = Field(
         default=None,
-        description="Data set for recalibration (inputs) and fine-tuning (inputs and targets).",
+        description="Data set for recalibration and distillation (inputs) and fine-tuning (inputs "
+        "and targets).",
         examples=["dst_0f8n2q4k6m8p0r2t4v6x8z0b"],
     )
     test: str | None = Field(
         default=None,
         description="Data set that accuracy, loss and agreement are measured on, before and after.",
+    )
+    validation_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Fraction of the rows of `train` that are held out, drawn by the seed, if a "
+        "step of the recipe keeps what is best on them (`keep: best`). No step trains on them.",
     )
 
 

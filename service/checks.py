@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from secateur.capabilities import STEPS, Needs, needs_of
+from secateur.capabilities import Needs, needs_of, needs_of_step
 from secateur.models import Dataset, Model, TensorInfo
 from secateur.problems import FieldProblem
 from secateur.pruning import PruneStep
@@ -95,7 +95,7 @@ def mismatched_plans(spec: JobSpec, named: Named) -> list[FieldProblem]:
 def _needs(spec: JobSpec) -> Iterator[tuple[str, str, Needs]]:
     """Each choice in the recipe: where it is, what it is called, and what it needs."""
     for index, step in enumerate(spec.recipe):
-        yield f"/recipe/{index}", f"step {step.step!r}", STEPS[step.step]
+        yield f"/recipe/{index}", f"step {step.step!r}", needs_of_step(step)
         if isinstance(step, PruneStep):
             for pointer, name, needs in needs_of(step):
                 yield f"/recipe/{index}{pointer}", name, needs

@@ -7,12 +7,13 @@ from typing import Any
 
 from secateur.amounts import Override
 from secateur.pruning import PruneStep
-from secateur.recovery import FinetuneStep, RecalibrateStep, ReconstructStep
+from secateur.recovery import DistillStep, FinetuneStep, RecalibrateStep, ReconstructStep
 from secateur.safety import Safety
 from secateur.search import Search
 from secateur.spec import ApplyPlanStep, GivenGroup, Step
 from worker.engine.config import (
     ApplyPlanConfig,
+    DistillConfig,
     EvaluationConfig,
     FinetuneConfig,
     GroupConfig,
@@ -94,18 +95,18 @@ def _reconstruct(step: ReconstructStep) -> ReconstructConfig:
 
 
 def _finetune(step: FinetuneStep) -> FinetuneConfig:
-    return FinetuneConfig(
-        epochs=step.epochs,
-        learning_rate=step.learning_rate,
-        weight_decay=step.weight_decay,
-        batch_size=step.batch_size,
-    )
+    return FinetuneConfig(**step.model_dump(exclude={"step"}))
+
+
+def _distill(step: DistillStep) -> DistillConfig:
+    return DistillConfig(**step.model_dump(exclude={"step"}))
 
 
 _RECOVERIES: Mapping[type[Any], Callable[[Any], RecoveryConfig]] = {
     RecalibrateStep: _recalibrate,
     ReconstructStep: _reconstruct,
     FinetuneStep: _finetune,
+    DistillStep: _distill,
 }
 
 BUILDERS: Mapping[type[Step], Callable[[Any], StepConfig]] = {
@@ -135,8 +136,10 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
             fgsm_epsilon=spec.evaluation.fgsm_epsilon,
         ),
         safety=_promises(spec.safety),
+        validation_fraction=spec.data.validation_fraction,
         seed=spec.seed,
         device=device,
+        spec_sha256=spec.sha256,
     )
 
 

@@ -14,7 +14,6 @@ from secateur.errors import SparseFileInvalid
 from tests.zoo.exported import export, pattern_coupling, randomized
 from worker.engine.config import FinetuneConfig, OverrideConfig, PruneConfig
 from worker.engine.criteria import CRITERIA
-from worker.engine.criteria.subject import ignore
 from worker.engine.data import Rows
 from worker.engine.errors import CountsDifferError, NothingToPruneError, TargetUnreachableError
 from worker.engine.graph.coupling import couple
@@ -23,6 +22,7 @@ from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
 from worker.engine.recovery.finetune import finetune
+from worker.engine.recovery.setting import Setting
 from worker.engine.save import save_sparse, save_weights
 
 
@@ -286,9 +286,7 @@ def test_zeros_stay_zero_through_training_and_a_cut():
         result,
         FinetuneConfig(epochs=2, learning_rate=0.01, batch_size=8),
         labeled(32),
-        seed=0,
-        on_progress=ignore,
-        sparse=plan.masks.keys(),
+        Setting(seed=0, sparse=plan.masks.keys()),
     )
     for name, mask in plan.masks.items():
         weight = result.module.get_parameter(name)

@@ -1,9 +1,10 @@
 """The pipeline: load, measure, prune, recover, save, verify, evaluate."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,17 +12,17 @@ from typing import Any
 import torch
 
 from worker.engine.arguments import needed_by
+from worker.engine.checkpoint import Checkpoints, Resumed, resumed
 from worker.engine.config import (
     ApplyPlanConfig,
-    FinetuneConfig,
     OnProgress,
-    Origin,
     PruneConfig,
     PruningConfig,
-    RecalibrateConfig,
-    ReconstructConfig,
+    RecoveryConfig,
     Request,
+    SearchConfig,
     StepConfig,
+    TrainingConfig,
 )
 from worker.engine.data import Rows
 from worker.engine.errors import (
@@ -35,8 +36,9 @@ from worker.engine.errors import (
     PromiseBrokenError,
     TrainingModeError,
 )
+from worker.engine.found import Found
 from worker.engine.graph.counts import Counts, count
-from worker.engine.graph.coupling import couple
+from worker.engine.graph.coupling import Coupling, couple
 from worker.engine.load import load_program
 from worker.engine.measure.latency import Latency, latency
 from worker.engine.measure.quality import quality
@@ -44,20 +46,25 @@ from worker.engine.measure.sparsity import sparsity
 from worker.engine.program import Program, attribute
 from worker.engine.prune.cut import cut
 from worker.engine.prune.given import given
-from worker.engine.prune.plan import Plan, decide
-from worker.engine.prune.rounds import Steps, in_rounds, origin_of
+from worker.engine.prune.plan import Plan, Scored, decide
+from worker.engine.prune.rounds import Steps, in_rounds, is_searching, origin_of
 from worker.engine.prune.shift import shifted, stand_ins
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
-from worker.engine.prune.verify import TOLERANCE, Exactness, relative_error, verify_cut
+from worker.engine.prune.verify import TOLERANCE, relative_error, verify_cut
 from worker.engine.quantized import check_not_quantized
-from worker.engine.recovery.finetune import finetune
 from worker.engine.recovery.modes import training_calls
-from worker.engine.recovery.recalibrate import recalibrate
-from worker.engine.recovery.reconstruct import Reference, reconstruct
+from worker.engine.recovery.reconstruct import Reference
+from worker.engine.recovery.recover import Sources, recover
 from worker.engine.recovery.remaining import Remaining
+from worker.engine.recovery.setting import NoSnapshots, Setting
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
-from worker.engine.safety import broken, judged, told, unmeasured
+from worker.engine.safety import SafetyConfig, broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
+from worker.engine.search.latency import meet_latency
+from worker.engine.search.run import search
+from worker.engine.search.smallest import Tried
+from worker.engine.search.stopwatch import Stopwatch
+from worker.engine.search.workshop import Workshop, as_memory
 
 FORMAT_VERSION = 1
 
@@ -86,7 +93,7 @@ def make_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
     )
     program = run.load()
     train = run.read(request.train, program)
-    with pointing(at):
+    with pointing(f"/recipe/{at}"):
         decided = run.plan(program, config, "plan.json", train)
     return decided.as_json(request.model_sha256)
 
@@ -97,41 +104,157 @@ class _Run:
 
     request: Request
     on_progress: OnProgress
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    exactness: list[Exactness] = field(default_factory=list)
-    planned: Counts | None = None
-    zeros: set[str] = field(default_factory=set)
-    origins: dict[int, Origin] = field(default_factory=dict)
+    found: Found = field(default_factory=Found)
     reference: Reference | None = None
     """What layers gave before anything went that has not been trained since."""
+    stage_began: tuple[str, float] | None = None
 
     def compress(self) -> dict[str, Any]:
-        torch.manual_seed(self.request.seed)
         original = self.load()
         test = self.read(self.request.test, original)
         train = self.read(self.request.train, original)
-        counts = count(couple(original))
-        before = self.measured(original, original, test, counts, stage="baseline")
-        self.check_promises(before)
-        # A copy: what trains changes its program in place, and the original is the yardstick.
-        program, after_prune = original.copy(), before
-        self.reference = Reference(original, Remaining())
-        steps = in_rounds(self.request.recipe)
-        last = max(at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig))
-        for number, (place, step) in enumerate(steps):
-            with pointing(place):
-                program = self.do(step, number, steps, program, train)
-            if number == last:
-                assert self.planned is not None
-                after_prune = self.measured(program, original, test, self.planned, stage="pruning")
+        start = resumed(self.request) or self.begun(original, test)
+        self.found = start.found
+        if self.found.remaining is not None:
+            self.reference = Reference(original, self.found.remaining)
+        program = self.recipe_done(start, original, test, train)
         saved, counts = self.saved(program)
         after = self.measured(saved, original, test, counts, stage="evaluating")
+        before = self.found.before
         before["file_bytes"] = self.request.model.stat().st_size
         after["file_bytes"] = self.path("model.pt2").stat().st_size
-        report = self.report(before, after_prune, after, self.timed(original, saved))
+        report = self.report(before, self.found.after_prune, after, self.timed(original, saved))
         self.keep_promises(report)
         return report
+
+    def begun(self, original: Program, test: Rows | None) -> Resumed:
+        """Measure the original: where a run is that has done no step yet."""
+        counts = count(couple(original))
+        self.found.before = self.measured(original, original, test, counts, stage="baseline")
+        self.check_promises(self.found.before)
+        self.found.remaining = Remaining()
+        # A copy: what trains changes its program in place, and the original is the yardstick.
+        return Resumed(self.found, 0, original.copy(), None)
+
+    def recipe_done(
+        self, start: Resumed, original: Program, test: Rows | None, train: Rows | None
+    ) -> Program:
+        """Do the recipe, from where an attempt before this one was."""
+        program, snapshot = start.program, start.snapshot
+        checkpoints = Checkpoints(self.request, self.found_now)
+        steps = in_rounds(self.request.recipe)
+        last = max(at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig))
+        for number in range(start.number, len(steps)):
+            place, step = steps[number]
+            # Anew for each: a run that goes on at this step draws the same numbers.
+            torch.manual_seed(self.request.seed)
+            with (
+                pointing(self.pointer_to(place, step)),
+                checkpoints.of_step(number, program, snapshot) as snapshots,
+            ):
+                setting = Setting(
+                    seed=self.request.seed,
+                    number=number,
+                    sparse=frozenset(self.found.zeros),
+                    warn=self.found.warn,
+                    snapshots=snapshots,
+                )
+                if is_searching(step):
+                    asked = _Searched(place, step, original, train, test)
+                    program = self.searched(asked, program, setting, checkpoints)
+                else:
+                    program = self.do(step, steps, program, train, original, setting)
+            snapshot = None
+            if number == last and not is_searching(step):
+                assert self.found.planned is not None
+                self.found.after_prune = self.measured(
+                    program, original, test, self.found.planned, stage="pruning"
+                )
+            if self.reference is None or self.found.remaining is not None:
+                checkpoints.leave(number + 1, program)
+        return program
+
+    def recover(
+        self,
+        program: Program,
+        step: RecoveryConfig,
+        rows: Rows,
+        original: Program,
+        setting: Setting,
+    ) -> None:
+        """One recovery step, in place; rows are held out if it keeps what is best on them."""
+        if isinstance(step, TrainingConfig) and step.keep == "best":
+            rows, held_out = rows.split(self.request.validation_fraction, seed=self.request.seed)
+            setting = replace(setting, validation=held_out)
+        sources = Sources(rows, original, self.reference)
+        if step.trains:
+            # What layers gave before is no measure for what they learn.
+            self.reference = self.found.remaining = None
+        with self.stage("recovering", 1, "batches") as progress:
+            recover(program, step, sources, replace(setting, on_progress=progress))
+
+    def searched(
+        self, asked: "_Searched", program: Program, setting: Setting, checkpoints: Checkpoints
+    ) -> Program:
+        """Look for the smallest model that keeps its promise, and give it; else the original."""
+        step = asked.step
+        with self.stage("scoring", 1, "steps") as progress:
+            coupling = couple(program, exclude=step.exclude, granularity=step.granularity)
+            rows, validation = asked.split(self.request)
+            scored = Scored.of(
+                coupling, step, seed=self.request.seed, rows=rows, on_progress=progress
+            )
+        workshop = Workshop(
+            scored=scored,
+            recipe=[
+                (each, partial(pointing, f"/recipe/{asked.place + 1 + at}"))
+                for at, each in enumerate(step.recover)
+            ],
+            sources=Sources(rows, asked.original, self.reference),
+            validation=validation,
+            promise=asked.promise(self.request.safety),
+            evaluation=self.request.evaluation,
+            setting=replace(setting, validation=validation, snapshots=NoSnapshots()),
+            watch=self.stopwatch(coupling) if asked.limits.minimize == "latency" else None,
+            known=tuple(self.found.trials),
+        )
+        with self.stage("searching", asked.limits.trials, "trials") as progress:
+
+            def on_tried(tried: Tried) -> None:
+                progress(min(tried.number, asked.limits.trials), asked.limits.trials)
+                self.found.trials.append(as_memory(tried))
+                checkpoints.leave(setting.number, program)
+
+            found = search(workshop, asked.limits, asked.test, self.found.before, on_tried)
+        self.found.trials = []
+        self.found.search = found.report
+        keep = coupling.everything() if found.delivered is None else found.delivered.keep
+        decided = scored.whole_plan(keep, found.warnings)
+        self.write("plan.json", decided.as_json(self.request.model_sha256))
+        for warning in decided.warnings:
+            self.found.warn(warning)
+        self.found.planned = decided.predicted
+        with self.stage("pruning", 1, "checks"):
+            pruned = cut(coupling, keep)
+            self.found.exactness.append(verify_cut(coupling, keep, pruned, seed=self.request.seed))
+        self.found.after_prune = self.measured(
+            pruned, asked.original, asked.test, decided.predicted, stage="pruning"
+        )
+        self.reference = self.found.remaining = None
+        return program if found.program is None else found.program
+
+    def stopwatch(self, coupling: Coupling) -> Stopwatch:
+        evaluation = self.request.evaluation
+        return Stopwatch(
+            coupling, batch_size=evaluation.latency_batch_size, mode=evaluation.latency_mode
+        )
+
+    def pointer_to(self, place: int, step: StepConfig) -> str:
+        """Where in the spec a step is: in the recipe, or between the rounds of one that is."""
+        asked = self.request.recipe[place]
+        if isinstance(asked, PruneConfig) and step in asked.recover:
+            return f"/recipe/{place}/recover/{asked.recover.index(step)}"
+        return f"/recipe/{place}"
 
     def load(self) -> Program:
         with self.stage("loading", 1, "files"):
@@ -170,7 +293,13 @@ class _Run:
         return None if path is None else Rows.read(path, program)
 
     def do(
-        self, step: StepConfig, number: int, steps: Steps, program: Program, train: Rows | None
+        self,
+        step: StepConfig,
+        steps: Steps,
+        program: Program,
+        train: Rows | None,
+        original: Program,
+        setting: Setting,
     ) -> Program:
         """One step of the recipe. What trains changes the program in place."""
         match step:
@@ -178,44 +307,17 @@ class _Run:
                 pruning = [
                     at for at, (_, each) in enumerate(steps) if isinstance(each, PruningConfig)
                 ]
+                number = setting.number
                 name = f"plan-{pruning.index(number)}.json" if len(pruning) > 1 else "plan.json"
                 if isinstance(step, PruneConfig) and step.rounds > 1:
                     place = steps[number][0]
-                    if place not in self.origins:
-                        self.origins[place] = origin_of(step, program)
-                    step = replace(step, origin=self.origins[place])
+                    if place not in self.found.origins:
+                        self.found.origins[place] = origin_of(step, program)
+                    step = replace(step, origin=self.found.origins[place])
                 return self.prune(program, step, name, train)
-            case RecalibrateConfig():
+            case _:
                 assert train is not None, "the recipe was checked before"
-                with self.stage("recovering", 1, "batches") as progress:
-                    recalibrate(program, step, train, seed=self.request.seed, on_progress=progress)
-            case ReconstructConfig():
-                assert train is not None, "the recipe was checked before"
-                if self.reference is None:  # Nothing was pruned since all was trained.
-                    return program
-                with self.stage("recovering", 1, "layers") as progress:
-                    warnings = reconstruct(
-                        program,
-                        self.reference,
-                        step,
-                        train,
-                        seed=self.request.seed,
-                        on_progress=progress,
-                        sparse=self.zeros,
-                    )
-                self.warn(warnings)
-            case FinetuneConfig():
-                assert train is not None, "the recipe was checked before"
-                with self.stage("recovering", step.epochs, "epochs") as progress:
-                    finetune(
-                        program,
-                        step,
-                        train,
-                        seed=self.request.seed,
-                        on_progress=progress,
-                        sparse=self.zeros,
-                    )
-                self.reference = None
+                self.recover(program, step, train, original, setting)
         return program
 
     def prune(
@@ -227,8 +329,8 @@ class _Run:
                 pruned = zeroed(program, decided.masks)
                 progress(1, 2)
                 check_zeros(program, pruned, decided)
-                self.zeros |= decided.masks.keys()
-                self.planned = decided.baseline
+                self.found.zeros |= decided.masks.keys()
+                self.found.planned = decided.baseline
                 return pruned
             with program.holding(shifted(decided.coupling, decided.merges)):
                 pruned = cut(decided.coupling, decided.keep)
@@ -240,11 +342,12 @@ class _Run:
                 seed=self.request.seed,
                 stand_ins=stand_ins(decided.coupling, decided.merges),
             )
-            self.exactness.append(proof)
-        self.planned = decided.predicted
-        before = self.reference or Reference(program.copy(), Remaining())
-        remaining = before.remaining.after(decided.coupling, decided.keep)
-        self.reference = replace(before, remaining=remaining)
+            self.found.exactness.append(proof)
+        self.found.planned = decided.predicted
+        before = self.reference or Reference.of(program)
+        self.reference = before.after(decided.coupling, decided.keep)
+        if self.found.remaining is not None:
+            self.found.remaining = self.reference.remaining
         return pruned
 
     def plan(
@@ -253,12 +356,9 @@ class _Run:
         with self.stage("scoring", 1, "steps") as progress:
             decided = self.decided(program, config, train, progress)
             self.write(name, decided.as_json(self.request.model_sha256))
-        self.warn(decided.warnings)
+        for warning in decided.warnings:
+            self.found.warn(warning)
         return decided
-
-    def warn(self, warnings: Iterable[str]) -> None:
-        """Say each once in the report."""
-        self.warnings += [each for each in warnings if each not in self.warnings]
 
     def decided(
         self,
@@ -273,23 +373,38 @@ class _Run:
         coupling = couple(program, exclude=exclude, granularity=config.granularity)
         if isinstance(config, ApplyPlanConfig):
             return given(coupling, config, model_sha256=self.request.model_sha256, seed=seed)
+        if config.latency is not None:
+            return self.decided_by_latency(coupling, config, config.latency, train, progress)
         choose = decide_zeros if is_zero else decide
         return choose(coupling, config, seed=seed, rows=train, on_progress=progress)
+
+    def decided_by_latency(
+        self,
+        coupling: Coupling,
+        config: PruneConfig,
+        target: float,
+        train: Rows | None,
+        progress: Callable[[int, int], None],
+    ) -> Plan:
+        scored = Scored.of(coupling, config, seed=self.request.seed, rows=train)
+        choice = meet_latency(scored, target, self.stopwatch(coupling), on_progress=progress)
+        self.found.latency_table = [times.as_json() for times in choice.table]
+        return scored.plan(choice.keep, choice.warnings)
 
     def saved(self, program: Program) -> tuple[Program, Counts]:
         """Save the program; give back what the file holds, proved to stand alone."""
         with self.stage("saving", 1, "files"):
             save_program(program, self.path("model.pt2"))
             save_weights(program, self.path("model.safetensors"))
-            if self.zeros:
+            if self.found.zeros:
                 save_sparse(program, self.path("model.sparse.safetensors"))
         with self.stage("verifying", 2, "checks") as progress:
             saved = Program.from_exported(load_program(self.path("model.pt2")))
             counts = count(couple(saved))
-            if counts != self.planned:
+            if counts != self.found.planned:
                 raise CountsDifferError(
-                    f"the saved file holds {counts}, the plan says {self.planned}: not delivered; "
-                    "this is a defect of the engine, report it with the model"
+                    f"the saved file holds {counts}, the plan says {self.found.planned}: not "
+                    "delivered; this is a defect of the engine, report it with the model"
                 )
             progress(1, 2)
             here = outputs_on_examples(saved)
@@ -374,6 +489,7 @@ class _Run:
                 batch_size=self.request.evaluation.latency_batch_size,
                 rounds=rounds,
                 on_round=progress,
+                mode=self.request.evaluation.latency_mode,
             )
 
     def report(
@@ -391,12 +507,13 @@ class _Run:
                 "speedup": timed.speedup,
                 "round_count": len(timed.original_ms),
                 "batch_size": timed.batch_size,
+                "mode": self.request.evaluation.latency_mode,
                 "device": self.request.device,
                 "thread_count": torch.get_num_threads(),
             }
-        exempt = [name for proof in self.exactness for name in proof.exempt_operators]
-        if self.zeros:
-            self.warnings.append(
+        exempt = [name for proof in self.found.exactness for name in proof.exempt_operators]
+        if self.found.zeros:
+            self.found.warnings.append(
                 "zero: weights that are zero keep their place, so that a dense runtime computes "
                 "with them and is no faster; model.sparse.safetensors stores them in a bit each"
             )
@@ -406,18 +523,20 @@ class _Run:
             "after_prune": after_prune,
             "after_recovery": after,
             "latency": comparison,
+            "search": self.found.search,
+            "latency_table": self.found.latency_table,
             "safety": self.judged(before, after),
             "verification": {
                 "is_exact": not exempt,
                 "max_relative_error": max(
-                    (p.max_relative_error for p in self.exactness), default=0.0
+                    (p.max_relative_error for p in self.found.exactness), default=0.0
                 ),
                 "exempt_operators": exempt,
                 "counts_match": True,
                 "reload_matches": True,
             },
-            "stage_seconds": {name: round(spent, 3) for name, spent in self.seconds.items()},
-            "warnings": self.warnings,
+            "stage_seconds": {name: round(spent, 3) for name, spent in self.found.seconds.items()},
+            "warnings": self.found.warnings,
         }
         self.write("report.json", report)
         return report
@@ -426,13 +545,25 @@ class _Run:
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
         """Announce a stage, time it, and give a way to tell how far it is."""
         self.on_progress(name, 0, total, unit)
-        start = perf_counter()
+        self.stage_began = (name, perf_counter())
 
         def progress(done: int, of: int) -> None:
             self.on_progress(name, done, of, unit)
 
         yield progress
-        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+        self.found.seconds = self.seconds_now()
+        self.stage_began = None
+
+    def seconds_now(self) -> dict[str, float]:
+        """The seconds of each stage, with those of the one that has not ended."""
+        if self.stage_began is None:
+            return self.found.seconds
+        name, began = self.stage_began
+        spent = self.found.seconds.get(name, 0.0) + perf_counter() - began
+        return {**self.found.seconds, name: spent}
+
+    def found_now(self) -> Found:
+        return replace(self.found, seconds=self.seconds_now())
 
     def path(self, name: str) -> Path:
         return self.request.output_dir / name
@@ -442,14 +573,43 @@ class _Run:
 
 
 @contextmanager
-def pointing(place: int) -> Iterator[None]:
+def pointing(place: str) -> Iterator[None]:
     """Have what is wrong inside point into the whole spec, and not into one step of it."""
     try:
         yield
     except EngineError as error:
-        if error.pointer is not None:
-            error.pointer = f"/recipe/{place}{error.pointer}"
+        if error.pointer is not None and not error.pointer.startswith(_ROOTS):
+            error.pointer = f"{place}{error.pointer}"
         raise
+
+
+_ROOTS = ("/recipe/", "/data/", "/evaluation/", "/objective/")
+"""Of pointers that are into the whole spec already."""
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A step that searches, with all that it searches with."""
+
+    place: int
+    step: PruneConfig
+    original: Program
+    train: Rows | None
+    test: Rows | None
+
+    @property
+    def limits(self) -> SearchConfig:
+        return self.step.search or SearchConfig()
+
+    def split(self, request: Request) -> tuple[Rows, Rows]:
+        """Rows to recover on, and rows to judge by."""
+        assert self.train is not None, "the recipe was checked before"
+        return self.train.split(request.validation_fraction, seed=request.seed)
+
+    def promise(self, safety: SafetyConfig | None) -> SafetyConfig:
+        """What every model that is tried has to keep: the budget, and what the spec promises."""
+        assert self.step.promise is not None
+        return replace(safety or SafetyConfig(), **self.step.promise.given)
 
 
 def _reads_parameters(program: Program) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from worker.engine.safety import SafetyConfig
 
@@ -168,6 +168,8 @@ class ApplyPlanConfig:
 class RecalibrateConfig:
     """Batch-norm statistics from ``sample_count`` rows of the training inputs."""
 
+    trains: ClassVar[bool] = False
+
     sample_count: int = 1024
     batch_size: int = 64
 
@@ -180,26 +182,81 @@ class ReconstructConfig:
     error.
     """
 
+    trains: ClassVar[bool] = False
+
     sample_count: int = 1024
     batch_size: int = 64
     damping: float | None = None
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """Plain supervised training: AdamW with a cosine schedule."""
+class TrainingConfig:
+    """How all weights are trained, whatever the loss.
+
+    Attributes:
+        optimizer: ``adamw``, or ``sgd`` with Nesterov ``momentum``.
+        weight_decay: Of parameters with 2 dimensions or more.
+        schedule: ``cosine`` or ``constant``.
+        warmup: Fraction of all optimizer steps in which the learning rate grows linearly.
+        gradient_clip: Longest gradient, as the L2 norm over all parameters.
+        label_smoothing: Share of each class target that is spread over all classes.
+        ema: Decay of the moving average that is kept in the place of the weights.
+        precision: ``float32`` or ``bfloat16``; None is bfloat16 on a GPU that has it.
+        compile: None is on a GPU where there are steps enough.
+        keep: ``best`` on rows held out, or ``last``.
+        patience: Epochs without a new best after which training stops.
+        augment: ``flip`` and ``crop``, of images.
+        crop_padding: In pixels, on each side.
+    """
+
+    trains: ClassVar[bool] = True
 
     epochs: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    momentum: float = 0.9
     weight_decay: float = 0.0
     batch_size: int = 64
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    gradient_clip: float | None = None
+    label_smoothing: float = 0.0
+    ema: float | None = None
+    precision: str | None = None
+    compile: bool | None = None
+    keep: str = "best"
+    patience: int | None = None
+    augment: tuple[str, ...] = ()
+    crop_padding: int = 4
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TrainingConfig):
+    """Training on labels."""
+
+
+@dataclass(frozen=True)
+class DistillConfig(TrainingConfig):
+    """Training on what the original computes.
+
+    Attributes:
+        loss: ``kl`` or ``mse``; None is ``mse`` where targets are floats.
+        temperature: What logits are divided by in ``kl``.
+        labels: Share of the loss on labels, in [0, 1].
+        features: Weight of the difference of inner activations.
+    """
+
+    loss: str | None = None
+    temperature: float = 4.0
+    labels: float = 0.0
+    features: float = 0.0
 
 
 PruningConfig = PruneConfig | ApplyPlanConfig
 """A step that removes channels."""
 
-RecoveryConfig = RecalibrateConfig | ReconstructConfig | FinetuneConfig
-"""A step that regains what was lost."""
+RecoveryConfig = RecalibrateConfig | ReconstructConfig | FinetuneConfig | DistillConfig
+"""A step that regains what pruning lost."""
 
 StepConfig = PruningConfig | RecoveryConfig
 
@@ -223,7 +280,15 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that one run needs. Paths are local files; ``output_dir`` exists and is empty."""
+    """Everything that one run needs. Paths are local files; ``output_dir`` exists and is empty.
+
+    Attributes:
+        validation_fraction: Of the training rows, held out if a step keeps what is best on them.
+        spec_sha256: Tells specs apart: a checkpoint of another one is not gone on with.
+        checkpoint: File in which the newest checkpoint is left; None leaves none.
+        resume: Checkpoint of an earlier attempt; one that does not fit is not used.
+        checkpoint_s: Least seconds between two checkpoints; 0 is every optimizer step.
+    """
 
     model: Path
     model_sha256: str
@@ -233,8 +298,13 @@ class Request:
     test: Path | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     safety: SafetyConfig | None = None
+    validation_fraction: float = 0.1
     seed: int = 0
     device: str = "cpu"
+    spec_sha256: str = ""
+    checkpoint: Path | None = None
+    resume: Path | None = None
+    checkpoint_s: float = 60.0
 
 
 class OnProgress(Protocol):

@@ -51,6 +51,27 @@ class Rows:
         """Whether targets are class numbers."""
         return self.targets is not None and np.issubdtype(self.targets.dtype, np.integer)
 
+    def split(self, fraction: float, *, seed: int) -> tuple["Rows", "Rows"]:
+        """Hold out a fraction of the rows, drawn by a seed: those that stay, and those held out.
+
+        Each has one row at least.
+
+        Raises:
+            DataMismatchError: There are not two rows.
+        """
+        if len(self) < 2:
+            raise DataMismatchError(
+                f"the training data has {len(self)} rows, and a step holds some of them out to "
+                "keep what is best on them: give more rows, or use keep 'last'"
+            )
+        count = min(max(round(len(self) * fraction), 1), len(self) - 1)
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self._at(np.sort(order[count:])), self._at(np.sort(order[:count]))
+
+    def _at(self, rows: np.ndarray) -> "Rows":
+        targets = None if self.targets is None else self.targets[rows]
+        return Rows(tuple(array[rows] for array in self.inputs), targets)
+
     def batches(
         self, program: Program, size: int, *, order: np.ndarray | None = None
     ) -> Iterator[Batch]:

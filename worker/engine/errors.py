@@ -20,6 +20,7 @@
     x DataMismatchError       data.mismatch
   * RecoveryError
     x DivergedError           finetune.diverged
+    x UntrainableError        finetune.untrainable
   * MeasureError
     x CompilerError           measure.compile_failed
   * VerificationError
@@ -126,6 +127,12 @@ class RecoveryError(EngineError):
 
 class DivergedError(RecoveryError):
     code = "finetune.diverged"
+
+
+class UntrainableError(RecoveryError):
+    """The model's gradient cannot be computed."""
+
+    code = "finetune.untrainable"
 
 
 class MeasureError(EngineError):

@@ -57,8 +57,8 @@ def times_ms(
 ) -> np.ndarray:
     """Time programs on the same inputs: float64, ``(programs, rounds)``.
 
-    A round runs each once, and the order turns from round to round: what disturbs the machine
-    disturbs all.
+    A round runs each once, in an order drawn anew: what disturbs the machine disturbs all, and
+    none always follows the same other.
 
     Args:
         programs: All on one device.
@@ -74,13 +74,12 @@ def times_ms(
         _compiled(program, leaves) if mode == "compiled" else program for program in programs
     ]
     times = np.empty((len(programs), rounds))
-    order = list(range(len(programs)))
+    draw = np.random.default_rng(0)
     for round_ in range(-_WARM_UP_ROUNDS, rounds):
-        for which in order:
+        for which in draw.permutation(len(programs)):
             spent = _timed(running[which], leaves)
             if round_ >= 0:
                 times[which, round_] = spent
-        order = order[1:] + order[:1]
         if round_ >= 0:
             on_round(round_ + 1, rounds)
     return times

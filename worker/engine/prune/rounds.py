@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
-from worker.engine.config import Origin, PruneConfig, StepConfig
+from worker.engine.config import Origin, PruneConfig, RecoveryConfig, StepConfig
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
 from worker.engine.program import Program
@@ -25,9 +26,18 @@ Steps = Sequence[tuple[int, StepConfig]]
 
 
 def in_rounds(recipe: Sequence[StepConfig]) -> Steps:
-    """The recipe with a step for each round, and the recovery between them."""
+    """The recipe with a step for each round, and the recovery between them.
+
+    A step that searches takes the recovery that follows it into its own ``recover``.
+    """
     steps: list[tuple[int, StepConfig]] = []
     for place, step in enumerate(recipe):
+        if steps and isinstance(step, RecoveryConfig):
+            at, last = steps[-1]
+            if is_searching(last):
+                # Each model that is tried is recovered by what follows.
+                steps[-1] = (at, replace(last, recover=(*last.recover, step)))
+                continue
         if not isinstance(step, PruneConfig) or step.rounds == 1:
             steps.append((place, step))
             continue
@@ -38,6 +48,11 @@ def in_rounds(recipe: Sequence[StepConfig]) -> Steps:
             if number + 1 < step.rounds:
                 steps += [(place, recovery) for recovery in step.recover]
     return steps
+
+
+def is_searching(step: StepConfig) -> TypeGuard[PruneConfig]:
+    """Whether a step tries models, each recovered by the steps that follow it."""
+    return isinstance(step, PruneConfig) and step.promise is not None
 
 
 def origin_of(step: PruneConfig, program: Program) -> Origin:

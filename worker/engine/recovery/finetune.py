@@ -1,82 +1,37 @@
-"""Plain supervised training."""
+"""Training on labels."""
 
-import math
-from collections.abc import Callable, Collection
+from torch import Tensor
 
-import numpy as np
-import torch
-
-from worker.engine import objective
 from worker.engine.config import FinetuneConfig
-from worker.engine.data import Rows, equal_batches, first_output
-from worker.engine.errors import DataMismatchError, DivergedError
+from worker.engine.data import Batch, Rows
 from worker.engine.program import Program
-from worker.engine.recovery.modes import check_statistics, training
+from worker.engine.recovery.augment import check_augmentable
+from worker.engine.recovery.losses import check_labels, label_loss, predicted
+from worker.engine.recovery.setting import Setting
+from worker.engine.recovery.training import train
+from worker.engine.recovery.twin import twin
 
 
-def finetune(
-    program: Program,
-    config: FinetuneConfig,
-    rows: Rows,
-    *,
-    seed: int,
-    on_progress: Callable[[int, int], None],
-    sparse: Collection[str] = (),
-) -> None:
-    """Train every parameter with AdamW and a cosine schedule without restarts.
+def finetune(program: Program, config: FinetuneConfig, rows: Rows, setting: Setting) -> None:
+    """Train every parameter on labels: cross-entropy for classes, squared error for floats.
 
     Args:
         program: Changed in place. Left in evaluation mode.
-        config: Epochs, learning rate, weight decay, batch size.
+        config: How.
         rows: Inputs and targets.
-        seed: Orders the rows and draws dropout.
-        on_progress: Told epochs done, of how many.
-        sparse: Names of the parameters whose zeros stay zero.
+        setting: What surrounds the training.
 
     Raises:
-        DataMismatchError: No targets, targets that do not fit the output, or too few rows for a
-            batch norm.
+        DataMismatchError: No targets, targets that do not fit the output, inputs that cannot be
+            augmented, or too few rows for a batch norm.
         DivergedError: The loss became infinite or undefined.
+        UntrainableError: The model overwrites what its gradient needs.
     """
-    if rows.targets is None:
-        raise DataMismatchError("fine-tuning needs labels: the training data has no array targets")
-    torch.manual_seed(seed)
-    shuffle = np.random.default_rng(seed)
-    # Whole batches only: a batch norm cannot learn from a rest of one row.
-    size, batches = equal_batches(program, config.batch_size, rows=len(rows))
-    steps = config.epochs * batches
-    parameters = [p for p in program.module.parameters() if p.is_floating_point()]
-    for parameter in parameters:
-        parameter.requires_grad_()
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
-    )
-    zeros = [(p, p == 0) for name in sparse for p in [program.module.get_parameter(name)]]
-    with training(program.module), torch.enable_grad():
-        for epoch in range(config.epochs):
-            order = shuffle.permutation(len(rows))[: batches * size]
-            for batch in rows.batches(program, size, order=order):
-                assert batch.targets is not None
-                loss = objective.loss(first_output(program, batch), batch.targets)
-                if not loss.requires_grad:
-                    raise DataMismatchError(
-                        "the model's first output has no gradient to any parameter, so that it "
-                        "cannot be fine-tuned; export the model without detach and no_grad"
-                    )
-                if not objective.is_finite(loss):
-                    raise DivergedError(
-                        f"the loss became {float(loss.detach())} in epoch {epoch + 1} of "
-                        f"{config.epochs}: use a learning_rate below {config.learning_rate:g}"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                with torch.no_grad():
-                    for parameter, zero in zeros:
-                        parameter.masked_fill_(zero, 0.0)
-                schedule.step()
-            on_progress(epoch + 1, config.epochs)
-    check_statistics(program)
+    check_labels(rows, smoothing=config.label_smoothing)
+    check_augmentable(rows, config, reads_labels=True)
+
+    def lesson(student: Program, batch: Batch) -> tuple[Tensor, Tensor]:
+        output = predicted(student, batch)
+        return label_loss(output, batch, smoothing=config.label_smoothing), output
+
+    train(program, config, lesson, rows, setting, student=twin(program))

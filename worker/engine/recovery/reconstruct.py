@@ -1,7 +1,7 @@
 """Give layers the weights that restore their outputs best from what is left of their inputs."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from worker.engine.config import ReconstructConfig
 from worker.engine.data import Rows, equal_batches
 from worker.engine.errors import NotFiniteError
+from worker.engine.graph.coupling import Coupling
 from worker.engine.program import Program, attribute
 from worker.engine.recovery.layers import Layer, solvable
 from worker.engine.recovery.least_squares import Sums, solve
@@ -36,6 +37,15 @@ class Reference:
 
     program: Program
     remaining: Remaining
+
+    @classmethod
+    def of(cls, program: Program) -> "Reference":
+        """Of a program from which nothing is gone; what changes it later changes this no more."""
+        return cls(program.copy(), Remaining())
+
+    def after(self, coupling: Coupling, keep: Tensor) -> "Reference":
+        """The same, once more is cut. See :meth:`Remaining.after`."""
+        return replace(self, remaining=self.remaining.after(coupling, keep))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Which indices of its parameters a program has left of those it began with."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,3 +43,19 @@ class Remaining:
                     before = self.along(name, dim, shape[dim])
                     found.setdefault(name, {})[dim] = before[kept]
         return Remaining(found, self.has_lost_blocks)
+
+    def as_json(self) -> dict[str, Any]:
+        indices = {
+            name: {str(dim): kept.tolist() for dim, kept in dims.items()}
+            for name, dims in self.indices.items()
+        }
+        return {"indices": indices, "has_lost_blocks": self.has_lost_blocks}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Remaining":
+        """What :meth:`as_json` gave, after a way through a file."""
+        indices = {
+            name: {int(dim): torch.tensor(kept) for dim, kept in dims.items()}
+            for name, dims in document["indices"].items()
+        }
+        return cls(indices, document["has_lost_blocks"])
