@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from secateur.capabilities import CRITERIA, STEPS
+from secateur.capabilities import CRITERIA, STEPS, needs_of_step
 from secateur.criteria import Criterion
 from secateur.spec import JobSpec, PlanSpec, job_spec_schema
 
@@ -84,6 +84,45 @@ def test_whatever_is_sent_is_taken_or_refused(changes):
 def test_what_cannot_be_meant_is_refused(change):
     with pytest.raises(ValidationError):
         spec(**change)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"step": "finetune", "optimizer": "adam"},
+        {"step": "finetune", "momentum": 1},
+        {"step": "finetune", "warmup": 1.1},
+        {"step": "finetune", "gradient_clip": 0},
+        {"step": "finetune", "label_smoothing": 1},
+        {"step": "finetune", "ema": 1},
+        {"step": "finetune", "precision": "float16"},
+        {"step": "finetune", "augment": ["turn"]},
+        {"step": "finetune", "keep": "last", "patience": 1},
+        {"step": "finetune", "temperature": 1},
+        {"step": "distill", "temperature": 0},
+        {"step": "distill", "labels": 1.1},
+        {"step": "distill", "features": -1},
+        {"step": "distill", "loss": "l1"},
+    ],
+    ids=str,
+)
+def test_training_that_cannot_be_meant_is_refused(step):
+    with pytest.raises(ValidationError):
+        spec(recipe=[PRUNE, step])
+
+
+@pytest.mark.parametrize("fraction", [0, 1])
+def test_some_rows_are_held_out_and_some_are_not(fraction):
+    with pytest.raises(ValidationError):
+        spec(data={"validation_fraction": fraction})
+
+
+def test_distillation_needs_labels_where_it_has_a_share_of_their_loss():
+    one, other = (
+        spec(recipe=[PRUNE, {"step": "distill", "labels": labels}]).recipe[1] for labels in (0, 0.1)
+    )
+    assert (needs_of_step(one).data, needs_of_step(one).labels) == (True, False)
+    assert (needs_of_step(other).data, needs_of_step(other).labels) == (True, True)
 
 
 def test_a_plan_is_the_spec_of_its_one_step():

@@ -194,7 +194,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_at_the_same_bytes(folder, tm
         except Stopped:
             continue
         break
-    assert attempt > 3
+    assert attempt >= 3
     assert result(asked.output_dir) == result(whole.output_dir)
 
 

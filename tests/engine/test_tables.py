@@ -9,12 +9,23 @@ from secateur.capabilities import CRITERIA as DECLARED_CRITERIA
 from secateur.capabilities import STEPS
 from secateur.criteria import Aggregation, Criterion, CriterionChoice, Normalization
 from secateur.pruning import Algorithm, Granularity, PruneStep, Schedule, Scope
+from secateur.recovery import DistillStep, FinetuneStep, TrainingStep
 from secateur.spec import Step
-from worker.engine.config import AMOUNTS, OverrideConfig, PruneConfig, StepConfig
+from worker.engine.config import (
+    AMOUNTS,
+    DistillConfig,
+    FinetuneConfig,
+    OverrideConfig,
+    PruneConfig,
+    StepConfig,
+)
 from worker.engine.criteria import CRITERIA
 from worker.engine.criteria.aggregate import AGGREGATIONS
 from worker.engine.prune.rounds import SCHEDULES
 from worker.engine.prune.scoring import NORMALIZATIONS
+from worker.engine.recovery.augment import CHANGES
+from worker.engine.recovery.optimizer import OPTIMIZERS
+from worker.engine.recovery.speed import PRECISIONS
 from worker.recipe import BUILDERS
 
 
@@ -54,6 +65,23 @@ def test_choices_are_the_same_on_both_sides():
     assert set(Budget.model_fields) == set(AMOUNTS)
     amounts = {field.name for field in fields(OverrideConfig)}
     assert set(Override.model_fields) == amounts
+
+
+def test_options_of_training_are_the_same_on_both_sides():
+    for step, config in ((FinetuneStep, FinetuneConfig), (DistillStep, DistillConfig)):
+        name = get_args(step.model_fields["step"].annotation)[0]
+        assert step.model_fields.keys() - {"step"} == {field.name for field in fields(config)}
+        assert BUILDERS[step](step.model_validate({"step": name})) == config()
+
+
+def test_choices_of_training_are_the_same_on_both_sides():
+    def choices(name: str) -> set[str]:
+        given = get_args(TrainingStep.model_fields[name].annotation)
+        return {each for part in given for each in (get_args(part) or [part]) if type(each) is str}
+
+    assert choices("optimizer") == OPTIMIZERS.keys()
+    assert choices("precision") == PRECISIONS.keys()
+    assert choices("augment") == CHANGES.keys()
 
 
 def test_defaults_are_the_same_on_both_sides():

@@ -17,6 +17,7 @@ from secateur.spec import JobSpec, Step
 from worker.app import make_app
 from worker.engine.config import (
     ApplyPlanConfig,
+    DistillConfig,
     EvaluationConfig,
     FinetuneConfig,
     GroupConfig,
@@ -157,7 +158,9 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                     "weight_decay": 0.25,
                     "batch_size": 6,
                 },
+                {"step": "distill", "augment": ["flip"], "labels": 0.5, "precision": "bfloat16"},
             ],
+            "data": {"validation_fraction": 0.2},
             "evaluation": {
                 "batch_size": 7,
                 "latency_batch_size": 8,
@@ -200,7 +203,11 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
         ),
         RecalibrateConfig(sample_count=3, batch_size=4),
         FinetuneConfig(epochs=5, learning_rate=0.5, weight_decay=0.25, batch_size=6),
+        DistillConfig(augment=("flip",), labels=0.5, precision="bfloat16"),
     )
+    assert request.validation_fraction == 0.2
+    assert request.spec_sha256 == spec.sha256
+    assert request.checkpoint is None is request.resume
     assert request.model == tmp_path / "m"
     assert request.model_sha256 == "1" * 64
     assert request.train == tmp_path / "t"

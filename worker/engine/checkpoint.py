@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
@@ -31,7 +31,9 @@ from worker.engine.config import Request
 from worker.engine.found import Found
 from worker.engine.load import load_program
 from worker.engine.program import Program
-from worker.engine.recovery.setting import Snapshot, Snapshots
+from worker.engine.prune.rounds import in_rounds
+from worker.engine.recovery.setting import Position, Snapshot, Snapshots
+from worker.engine.recovery.tensors import state_of
 from worker.engine.save import save_program
 
 _log = logging.getLogger(__name__)
@@ -125,7 +127,7 @@ class Checkpoints:
             **_identity(self._request),
             "number": number,
             "found": self._describe().as_json(),
-            "position": None if snapshot is None else snapshot.position,
+            "position": None if snapshot is None else asdict(snapshot.position),
         }
         with ZipFile(path, "w", ZIP_STORED) as archive:
             archive.writestr(_STATE, json.dumps(state))
@@ -184,8 +186,12 @@ def _read(request: Request, path: Path, folder: Path) -> Resumed:
         snapshot = None
         if state["position"] is not None:
             tensors = load_file(archive.extract(_TRAINING, folder))
-            snapshot = Snapshot(tensors, state["position"])
+            snapshot = Snapshot(tensors, Position(**state["position"]))
+            _check(snapshot, program)
         found = Found.from_json(state["found"])
+        number = state["number"]
+        if number not in range(len(in_rounds(request.recipe)) + 1):
+            raise ValueError(f"it is before step {number}")
         plans = {
             name: archive.read(f"{_PLANS}{name}")
             for name in (each.removeprefix(_PLANS) for each in archive.namelist())
@@ -193,7 +199,15 @@ def _read(request: Request, path: Path, folder: Path) -> Resumed:
         }
     for name, content in plans.items():
         (request.output_dir / name).write_bytes(content)
-    return Resumed(found, int(state["number"]), program.to(request.device), snapshot)
+    return Resumed(found, number, program.to(request.device), snapshot)
+
+
+def _check(snapshot: Snapshot, program: Program) -> None:
+    for name, tensor in state_of(program).items():
+        if (shape := snapshot.tensors[f"state/{name}"].shape) != tensor.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(shape)}, {tuple(tensor.shape)} in its program"
+            )
 
 
 def _identity(request: Request) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -11,11 +11,26 @@ from worker.engine.data import Rows
 
 
 @dataclass(frozen=True)
+class Position:
+    """How far a training is: plain numbers.
+
+    Attributes:
+        step: Optimizer steps done.
+        best: What was measured where it was best, by name; None where nothing is measured.
+        epochs_since_best: Epochs that were not better.
+    """
+
+    step: int
+    best: Mapping[str, float | None] | None
+    epochs_since_best: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """All that a training needs to go on: tensors by name, and a position that is plain JSON."""
+    """All that a training needs to go on: tensors by name, and its position."""
 
     tensors: Mapping[str, Tensor]
-    position: Mapping[str, Any]
+    position: Position
 
 
 class Snapshots(Protocol):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from worker.engine.recovery.average import Average
 from worker.engine.recovery.modes import check_statistics, training
 from worker.engine.recovery.optimizer import optimizer_of, restore_state, saved_state, set_rate
 from worker.engine.recovery.schedule import rate
-from worker.engine.recovery.setting import Setting, Snapshot
+from worker.engine.recovery.setting import Position, Setting, Snapshot
 from worker.engine.recovery.speed import prepared
 from worker.engine.recovery.tensors import copied, fill, parameters_of, state_of
 from worker.engine.recovery.validation import Lesson, Standing, standing
@@ -223,11 +222,8 @@ class _Training:
             "best": self.best_tensors,
             "zero": {name: zero for name, (_, zero) in self.zeros.items()},
         }
-        position = {
-            "step": self.step,
-            "best": None if self.best is None else self.best.as_json(),
-            "epochs_since_best": self.epochs_since_best,
-        }
+        best = None if self.best is None else self.best.as_json()
+        position = Position(self.step, best, self.epochs_since_best)
         tensors = {
             f"{part}/{name}": each for part, own in parts.items() for name, each in own.items()
         }
@@ -244,11 +240,10 @@ class _Training:
             fill(self.average.tensors, parts["average"])
         zeros = parts.get("zero", {})
         self.zeros = {name: (tensor, zeros[name]) for name, (tensor, _) in self.zeros.items()}
-        position: Mapping[str, Any] = snapshot.position
-        self.step = position["step"]
-        self.best = None if position["best"] is None else Standing(**position["best"])
+        position = snapshot.position
+        self.step, self.epochs_since_best = position.step, position.epochs_since_best
+        self.best = None if position.best is None else Standing.from_json(position.best)
         self.best_tensors = parts.get("best", {})
-        self.epochs_since_best = position["epochs_since_best"]
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """How good a program is on rows that were held out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import inf, isnan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +34,13 @@ class Standing:
         """Higher is better."""
         return self.accuracy or 0.0, -inf if isnan(self.loss) else -self.loss
 
-    def as_json(self) -> dict[str, Any]:
+    @classmethod
+    def from_json(cls, document: Mapping[str, float | None]) -> "Standing":
+        loss = document["loss"]
+        assert loss is not None
+        return cls(document["accuracy"], loss)
+
+    def as_json(self) -> dict[str, float | None]:
         return asdict(self)
 
 
