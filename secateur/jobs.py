@@ -49,6 +49,7 @@ class Stage(StrEnum):
     LOADING = "loading"
     BASELINE = "baseline"
     SCORING = "scoring"
+    SEARCHING = "searching"
     PRUNING = "pruning"
     RECOVERING = "recovering"
     SAVING = "saving"

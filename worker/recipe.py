@@ -28,7 +28,7 @@ from worker.engine.config import (
     StepConfig,
 )
 from worker.engine.safety import SafetyConfig
-from worker.order import Order
+from worker.order import CHECKPOINT_FILE, Order
 
 
 def _prune(step: PruneStep) -> PruneConfig:
@@ -140,6 +140,9 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
         seed=spec.seed,
         device=device,
         spec_sha256=spec.sha256,
+        checkpoint=output_dir.with_name(CHECKPOINT_FILE),
+        resume=order.checkpoint.path if order.checkpoint else None,
+        checkpoint_s=order.checkpoint_s,
     )
 
 

@@ -35,6 +35,7 @@ FAST = {
     "SECATEUR_HEARTBEAT_S": "0.5",
     "SECATEUR_SILENT_S": "3",
     "SECATEUR_SWEEP_S": "0.5",
+    "SECATEUR_CHECKPOINT_S": "0.1",
 }
 
 
@@ -204,6 +205,73 @@ def test_the_same_seed_makes_the_same_weights(client: Client, files: Path) -> No
         artifacts = {each.name: each.sha256 for each in client.artifacts(job)}
         digests.append(artifacts["model.safetensors"])
     assert digests[0] == digests[1]
+
+
+def test_a_killed_training_goes_on_and_ends_at_the_same_weights(
+    place: Place, client: Client, files: Path
+) -> None:
+    spec = spec_of(client, files, epochs=60)
+    untouched = client.wait(client.create_job({**spec, "label": "untouched"}))
+    killed_at: list[int] = []
+    went_on_at: list[int] = []
+
+    def on_update(job: Job) -> None:
+        if job.stage is not Stage.RECOVERING or job.progress is None or job.progress.done < 60:
+            return
+        if job.attempt == 1 and not killed_at:
+            killed_at.append(job.progress.done)
+            os.kill(place.child(), signal.SIGKILL)
+        elif job.attempt == 2:
+            went_on_at.append(job.progress.done)
+
+    killed = client.wait(client.create_job(spec), on_update=on_update)
+    assert killed.attempt == 2
+    assert went_on_at[0] >= killed_at[0]
+    weights = [
+        {each.name: each.sha256 for each in client.artifacts(job)}["model.safetensors"]
+        for job in (untouched, killed)
+    ]
+    assert weights[0] == weights[1]
+
+
+@embedded_alone
+def test_the_smallest_model_within_a_drop_is_found(client: Client, files: Path) -> None:
+    spec = spec_of(client, files, epochs=2)
+    search = {"trials": 6, "seconds": 120}
+    spec["recipe"] = [
+        {"step": "prune", "budget": {"accuracy": 0.05}, "search": search},
+        {"step": "reconstruct", "sample_count": 128},
+        {"step": "finetune", "epochs": 2, "learning_rate": 0.01},
+    ]
+    report = client.report(client.wait(client.create_job(spec)))
+    assert report.search is not None
+    assert report.search.outcome == "found"
+    assert 1 < len(report.search.trials) <= 6
+    assert report.before.quality is not None
+    assert report.after_recovery.quality is not None
+    before, after = report.before.quality.accuracy, report.after_recovery.quality.accuracy
+    assert before is not None
+    assert after is not None
+    assert before - after <= 0.05
+    [delivered] = [
+        each for each in report.search.trials if each.number == report.search.delivered_trial
+    ]
+    assert delivered.is_confirmed
+    assert delivered.counts == report.after_recovery.counts
+
+
+@embedded_alone
+def test_a_latency_is_met_and_its_table_told(client: Client, files: Path) -> None:
+    spec = spec_of(client, files, epochs=1)
+    spec["recipe"] = [{"step": "prune", "budget": {"latency": 0.97}, "floor": 0.1}]
+    spec["evaluation"] = {"latency_rounds": 3, "latency_batch_size": 256}
+    report = client.report(client.wait(client.create_job(spec)))
+    assert report.latency_table is not None
+    assert [each.name for each in report.latency_table] == ["0.weight", "3.weight"]
+    for each in report.latency_table:
+        assert each.kept[0] == each.channel_count
+        assert each.ratio[0] == 1
+    assert report.after_recovery.counts.macs < report.before.counts.macs
 
 
 def test_a_dry_run_decides_and_makes_no_model(client: Client, files: Path) -> None:
