@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worker.engine.arrays import RowArray
 from worker.engine.errors import DataMismatchError
 from worker.engine.load import load_arrays
 from worker.engine.program import Program
@@ -27,8 +28,8 @@ class Batch:
 class Rows:
     """A data set: one array per input of the program, and targets where there are labels."""
 
-    inputs: tuple[np.ndarray, ...]
-    targets: np.ndarray | None
+    inputs: tuple[RowArray, ...]
+    targets: RowArray | None
 
     @classmethod
     def read(cls, path: Path, program: Program) -> "Rows":
@@ -143,7 +144,7 @@ def _place(name: str) -> int:
     return int(number or 0)
 
 
-def _check(inputs: tuple[np.ndarray, ...], program: Program) -> None:
+def _check(inputs: tuple[RowArray, ...], program: Program) -> None:
     examples = program.example_leaves
     if len(inputs) != len(examples):
         raise DataMismatchError(
