@@ -82,7 +82,7 @@ def make_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
         (at, step) for at, step in enumerate(request.recipe) if isinstance(step, PruneConfig)
     )
     program = run.load()
-    train = run.read(request.train, program)
+    train = run.read("train", program)
     with pointing(at):
         decided = run.plan(program, config, "plan.json", train)
     return decided.as_json(request.model_sha256)
@@ -104,8 +104,8 @@ class _Run:
     def compress(self) -> dict[str, Any]:
         torch.manual_seed(self.request.seed)
         original = self.load()
-        test = self.read(self.request.test, original)
-        train = self.read(self.request.train, original)
+        test = self.read("test", original)
+        train = self.read("train", original)
         counts = count(couple(original))
         before = self.measured(original, original, test, counts, stage="baseline")
         self.check_promises(before)
@@ -160,8 +160,11 @@ class _Run:
                 )
         return program
 
-    def read(self, path: Path | None, program: Program) -> Rows | None:
-        return None if path is None else Rows.read(path, program)
+    def read(self, role: str, program: Program) -> Rows | None:
+        path = {"train": self.request.train, "test": self.request.test}[role]
+        if path is None:
+            return None
+        return Rows.read(path, program, asked=self.request.objective, role=role)
 
     def do(
         self, step: StepConfig, number: int, steps: Steps, program: Program, train: Rows | None
@@ -418,8 +421,8 @@ def pointing(place: int) -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        if error.pointer is not None:
-            error.pointer = f"/recipe/{place}{error.pointer}"
+        if error.pointer is not None and error.in_step:
+            error.pointer, error.in_step = f"/recipe/{place}{error.pointer}", False
         raise
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 import numpy as np
 import torch
 
-from worker.engine import objective
 from worker.engine.config import FinetuneConfig
-from worker.engine.data import Rows, equal_batches, first_output
+from worker.engine.data import Rows, equal_batches
 from worker.engine.errors import DataMismatchError, DivergedError
+from worker.engine.objective import is_finite
 from worker.engine.program import Program
 from worker.engine.recovery.modes import check_statistics, training
 
@@ -38,8 +38,8 @@ def finetune(
             batch norm.
         DivergedError: The loss became infinite or undefined.
     """
-    if rows.targets is None:
-        raise DataMismatchError("fine-tuning needs labels: the training data has no array targets")
+    rows.check_targets("fine-tuning")
+    objective = rows.objective
     torch.manual_seed(seed)
     shuffle = np.random.default_rng(seed)
     # Whole batches only: a batch norm cannot learn from a rest of one row.
@@ -59,14 +59,14 @@ def finetune(
         for epoch in range(config.epochs):
             order = shuffle.permutation(len(rows))[: batches * size]
             for batch in rows.batches(program, size, order=order):
-                assert batch.targets is not None
-                loss = objective.loss(first_output(program, batch), batch.targets)
+                output = objective.outputs_of(program, batch)
+                loss = objective.loss(output, objective.targets_of(batch), batch=batch)
                 if not loss.requires_grad:
                     raise DataMismatchError(
-                        "the model's first output has no gradient to any parameter, so that it "
-                        "cannot be fine-tuned; export the model without detach and no_grad"
+                        f"{objective.output} has no gradient to any parameter, so that it cannot "
+                        "be fine-tuned; export the model without detach and no_grad"
                     )
-                if not objective.is_finite(loss):
+                if not is_finite(loss):
                     raise DivergedError(
                         f"the loss became {float(loss.detach())} in epoch {epoch + 1} of "
                         f"{config.epochs}: use a learning_rate below {config.learning_rate:g}"
