@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from tests.zoo.exported import export
-from worker.engine.data import Batch, Rows
+from worker.engine.batch import Batch
+from worker.engine.data import Rows
 from worker.engine.errors import DataMismatchError
-from worker.engine.measure.classes import ClassAccuracy, right_share, top_share
+from worker.engine.measure.classes import ClassAccuracy, top_share
 from worker.engine.measure.quality import quality
 from worker.engine.measure.robustness import Noise, attacked
+from worker.engine.objective import Objective
 from worker.engine.program import Program
 
 
@@ -82,7 +84,7 @@ class TestClasses:
 
     def test_nan_is_never_right(self):
         logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0]])
-        assert right_share(logits, torch.tensor([0, 0])) == 0.5
+        assert Objective().right(logits, torch.tensor([0, 0])).tolist() == [False, True]
 
 
 class TestNoise:
@@ -142,7 +144,7 @@ class TestAttack:
     def test_the_step_is_the_sign_of_the_gradient(self, linear):
         x = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
         batch = Batch([x], torch.tensor([0, 1]), 2)
-        moved = attacked(linear, batch, epsilon=0.25).inputs[0]
+        moved = attacked(linear, batch, objective=Objective(), epsilon=0.25).inputs[0]
         assert torch.equal(moved, torch.tensor([[0.25, 0.25], [0.25, 0.25]]))
         assert torch.equal(x, torch.tensor([[0.5, 0.0], [0.0, 0.5]]))
         assert linear.module.weight.grad is None
@@ -151,7 +153,10 @@ class TestAttack:
     def test_each_model_is_attacked_with_its_own_gradients(self, linear):
         negative = Program.from_exported(export(Negative(), torch.ones(2, 2)))
         batch = Batch([torch.zeros(1, 2)], torch.tensor([0]), 1)
-        steps = [attacked(each, batch, epsilon=1.0).inputs[0] for each in (linear, negative)]
+        steps = [
+            attacked(each, batch, objective=Objective(), epsilon=1.0).inputs[0]
+            for each in (linear, negative)
+        ]
         assert [step.tolist() for step in steps] == [[[-1.0, 1.0]], [[1.0, -1.0]]]
         found = quality(negative, linear, ROWS, batch_size=2, on_batch=_nothing, fgsm_epsilon=10.0)
         assert found["fgsm_accuracy"] == 0.0
@@ -167,7 +172,9 @@ class TestAttack:
 
         program = Program.from_exported(export(Root(), torch.ones(2, 2)))
         batch = Batch([torch.tensor([[0.0, 4.0]])], torch.tensor([1]), 1)
-        assert attacked(program, batch, epsilon=1.0).inputs[0].tolist() == [[0.0, 3.0]]
+        assert attacked(program, batch, objective=Objective(), epsilon=1.0).inputs[0].tolist() == [
+            [0.0, 3.0]
+        ]
 
 
 class Negative(Linear):
@@ -243,7 +250,7 @@ def test_the_gradient_is_that_of_the_module(module, shape):
             part.running_var.uniform_(0.5, 2)
     x, targets = torch.randn(6, *shape), torch.tensor([0, 1, 2, 0, 1, 2])
     program = Program.from_exported(export(module, torch.randn(2, *shape)))
-    moved = attacked(program, Batch([x], targets, 6), epsilon=0.5).inputs[0]
+    moved = attacked(program, Batch([x], targets, 6), objective=Objective(), epsilon=0.5).inputs[0]
     own = x.clone().requires_grad_()
     nn.functional.cross_entropy(module(own * 1), targets).backward()
     # Rounding decides the sign of what is nearly 0.
@@ -264,7 +271,9 @@ def test_the_first_floating_point_input_is_moved_and_no_other():
     module = Mixed()
     inputs = (torch.tensor([0, 1]), torch.ones(2, 2), torch.ones(2, 2))
     program = Program.from_exported(export(module, *inputs))
-    moved = attacked(program, Batch(list(inputs), torch.tensor([0, 1]), 2), epsilon=0.5).inputs
+    moved = attacked(
+        program, Batch(list(inputs), torch.tensor([0, 1]), 2), objective=Objective(), epsilon=0.5
+    ).inputs
     assert moved[0] is inputs[0]
     assert moved[2] is inputs[2]
     assert torch.equal((moved[1] - 1).abs(), torch.full((2, 2), 0.5))
@@ -310,7 +319,7 @@ def test_recurrent_layers_are_attacked_on_a_gpu_too():
     torch.manual_seed(0)
     program = Program.from_exported(export(Recurrent(nn.LSTM).eval(), torch.randn(2, 3, 4)))
     batch = Batch([torch.randn(6, 3, 4)], torch.tensor([0, 1, 2, 0, 1, 2]), 6)
-    here = attacked(program, batch, epsilon=0.5).inputs[0]
+    here = attacked(program, batch, objective=Objective(), epsilon=0.5).inputs[0]
     on_gpu = Batch([batch.inputs[0].cuda()], batch.targets.cuda(), 6)
-    there = attacked(program.to("cuda"), on_gpu, epsilon=0.5).inputs[0].cpu()
+    there = attacked(program.to("cuda"), on_gpu, objective=Objective(), epsilon=0.5).inputs[0].cpu()
     assert (here == there).float().mean() > 0.95

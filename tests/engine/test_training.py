@@ -151,7 +151,7 @@ def test_warmup_by_hand():
 
 
 def test_smoothed_labels_are_those_of_torch():
-    from worker.engine.data import Batch
+    from worker.engine.batch import Batch
 
     torch.manual_seed(0)
     output, targets = torch.randn(5, 4, 3), torch.randint(4, (5, 3))

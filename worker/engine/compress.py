@@ -92,7 +92,7 @@ def make_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
         (at, step) for at, step in enumerate(request.recipe) if isinstance(step, PruneConfig)
     )
     program = run.load()
-    train = run.read(request.train, program)
+    train = run.read("train", program)
     with pointing(f"/recipe/{at}"):
         decided = run.plan(program, config, "plan.json", train)
     return decided.as_json(request.model_sha256)
@@ -111,8 +111,8 @@ class _Run:
 
     def compress(self) -> dict[str, Any]:
         original = self.load()
-        test = self.read(self.request.test, original)
-        train = self.read(self.request.train, original)
+        test = self.read("test", original)
+        train = self.read("train", original)
         start = resumed(self.request) or self.begun(original, test)
         self.found = start.found
         if self.found.remaining is not None:
@@ -289,8 +289,11 @@ class _Run:
                 )
         return program
 
-    def read(self, path: Path | None, program: Program) -> Rows | None:
-        return None if path is None else Rows.read(path, program)
+    def read(self, role: str, program: Program) -> Rows | None:
+        path = {"train": self.request.train, "test": self.request.test}[role]
+        if path is None:
+            return None
+        return Rows.read(path, program, asked=self.request.objective, role=role)
 
     def do(
         self,
@@ -578,13 +581,9 @@ def pointing(place: str) -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        if error.pointer is not None and not error.pointer.startswith(_ROOTS):
-            error.pointer = f"{place}{error.pointer}"
+        if error.pointer is not None and error.in_step:
+            error.pointer, error.in_step = f"{place}{error.pointer}", False
         raise
-
-
-_ROOTS = ("/recipe/", "/data/", "/evaluation/", "/objective/")
-"""Of pointers that are into the whole spec already."""
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,26 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ObjectiveConfig:
+    """What right means.
+
+    Attributes:
+        task: A name in the table of tasks; None is the one that the targets suggest:
+            ``classification`` for whole numbers, ``regression`` for floats.
+        output: Which of the program's outputs is judged, from 0.
+        ignore_class: The target that counts nowhere; None is the task's own.
+    """
+
+    task: str | None = None
+    output: int = 0
+    ignore_class: int | None = None
+
+
+AS_TARGETS_SUGGEST = ObjectiveConfig()
+"""What right means where nobody says it."""
+
+
+@dataclass(frozen=True)
 class Request:
     """Everything that one run needs. Paths are local files; ``output_dir`` exists and is empty.
 
@@ -296,6 +316,7 @@ class Request:
     output_dir: Path
     train: Path | None = None
     test: Path | None = None
+    objective: ObjectiveConfig = AS_TARGETS_SUGGEST
     evaluation: EvaluationConfig = EvaluationConfig()
     safety: SafetyConfig | None = None
     validation_fraction: float = 0.1

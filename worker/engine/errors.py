@@ -38,15 +38,17 @@ from typing import Any, ClassVar
 class EngineError(Exception):
     """Base of all. Only the leaves are raised; each leaf has a code of its own.
 
-    ``pointer`` is the field that is the reason, as a JSON pointer into the step of the recipe, and
-    into the whole spec once the step is known; None where no field is.
+    ``pointer`` is the field that is the reason, as a JSON pointer; None where no field is.
+    ``in_step`` says that it leads into the step of the recipe that is done, whose place is not
+    known where the error is raised; else it leads into the whole spec.
     """
 
     code: ClassVar[str]
 
-    def __init__(self, message: str, *, pointer: str | None = None) -> None:
+    def __init__(self, message: str, *, pointer: str | None = None, in_step: bool = True) -> None:
         super().__init__(message)
         self.pointer = pointer
+        self.in_step = in_step
 
 
 class ModelError(EngineError):

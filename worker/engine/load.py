@@ -6,18 +6,21 @@ then no byte for which torch's reader and the check's could differ.
 """
 
 import io
+import os
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from formats.archive import open_archive
-from formats.npz import inspect_npz
+from formats.archive import Archive, open_archive
+from formats.npz import ArrayLocation, inspect_npz
 from formats.pt2 import CheckedProgram, open_pt2
+from worker.engine.arrays import RowArray, StoredArray, rows_first, unpacked
 from worker.engine.errors import UnreadableModelError
+
+_SMALL_BYTES = 2**24
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
@@ -40,34 +43,45 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
             raise UnreadableModelError(_explain(checked, error)) from error
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Open the arrays of a data set, by name; read-only.
+def load_arrays(path: Path) -> dict[str, RowArray]:
+    """Open the arrays of a data set, by name. Their rows are read when they are asked for.
 
-    Arrays that are not compressed are mapped, not read: a data set may be larger than memory.
+    Small arrays, as labels often are, are read at once: a read for each row takes longer.
+
+    What is compressed, or lies columns first, is written once more into a temporary file: it needs
+    as much room in the folder for temporary files as the array takes when it is unpacked.
 
     Raises:
         FormatError: The file is not a data set as NumPy writes it.
+        UnreadableDataError: There is no room for temporary files.
     """
     info = inspect_npz(path)
-    arrays: dict[str, np.ndarray] = {}
     with open_archive(path) as archive:
-        for name, location in info.locations.items():
-            dtype = info.arrays[name].dtype
-            order: Literal["C", "F"] = "F" if location.fortran_order else "C"
-            if location.member.is_stored:
-                arrays[name] = np.memmap(
-                    path,
-                    dtype=dtype,
-                    mode="r",
-                    offset=location.member.offset + location.offset,
-                    shape=location.shape,
-                    order=order,
-                )
-                continue
-            data = archive.read(location.member.name, max_bytes=location.member.size_bytes)
-            flat = np.frombuffer(data, dtype=dtype, offset=location.offset)
-            arrays[name] = flat.reshape(location.shape, order=order)
-    return arrays
+        arrays = {
+            name: _stored(path, archive, location, np.dtype(info.arrays[name].dtype))
+            for name, location in info.locations.items()
+        }
+    return {
+        name: array[np.arange(len(array))] if array.size_bytes <= _SMALL_BYTES else array
+        for name, array in arrays.items()
+    }
+
+
+def _stored(path: Path, archive: Archive, location: ArrayLocation, dtype: np.dtype) -> StoredArray:
+    """An array whose rows lie one after another: where it is, or in a file made for it."""
+    member, offset, shape = location.member, location.offset, location.shape
+    if member.is_stored:
+        descriptor, offset = os.open(path, os.O_RDONLY), member.offset + offset
+    else:
+        descriptor = unpacked(archive.chunks(member.name))
+    if location.fortran_order:
+        columns_first = descriptor
+        try:
+            pieces = rows_first(columns_first, offset=offset, shape=shape, dtype=dtype)
+            descriptor, offset = unpacked(pieces), 0
+        finally:
+            os.close(columns_first)
+    return StoredArray(descriptor, offset=offset, shape=shape, dtype=dtype)
 
 
 def _saved_again(checked: CheckedProgram) -> bytes:

@@ -129,23 +129,23 @@ def test_a_group_that_a_criterion_says_nothing_of_is_ranked_by_magnitude_and_tol
 
 
 def test_activations_that_are_not_finite_are_not_ranked():
-    inputs = few_rows()["inputs"]
-    inputs[3, 0, 0, 0] = np.nan
-    subject = subject_of(randomized(Small()), 2, 6, 6, inputs=inputs)
+    module = randomized(Small())
+    with torch.no_grad():
+        module.first.weight[1] = torch.nan
+    subject = subject_of(module, 2, 6, 6, inputs=few_rows()["inputs"])
     config = PruneConfig(criterion="activation_mean", options=options_of("activation_mean"))
     with pytest.raises(NotFiniteError, match=r"first\.weight is NaN"):
         score(subject, config)
 
 
-@pytest.mark.parametrize("number", [np.nan, 3e38])
 @pytest.mark.parametrize("asked", [{"criterion": "reconstruction"}, {"algorithm": "shift"}])
-def test_data_that_is_not_finite_is_said_to_be_so(asked, number):
+def test_data_that_is_too_large_is_said_to_be_so(asked):
     inputs = few_rows()["inputs"]
-    inputs[3, 0, 0, 0] = number
+    inputs[3, 0, 0, 0] = 3e38
     subject = subject_of(randomized(Small()), 2, 6, 6, inputs=inputs)
     options = options_of(asked.get("criterion", "magnitude"))
     rows, config = Rows((inputs,), None), PruneConfig(channel_ratio=0.5, options=options, **asked)
-    with pytest.raises(NotFiniteError, match="check the data for NaN"):
+    with pytest.raises(NotFiniteError, match="check the range of the data"):
         decide(subject.coupling, config, seed=0, rows=rows)
 
 

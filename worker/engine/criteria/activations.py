@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
+from worker.engine.batch import Batch, computing_with_data
 from worker.engine.criteria.subject import Slice, Subject
-from worker.engine.data import Batch, computing_with_data
 from worker.engine.errors import NotFiniteError
 from worker.engine.graph.flow import Place, Read
 from worker.engine.program import module_path
@@ -131,7 +131,7 @@ def check_activations(moments: Tensor, reader: Node) -> None:
     if not bool(moments.isfinite().all()):
         raise NotFiniteError(
             f"on the training data {module_path(reader) or reader.name!r} reads NaN or infinity, "
-            "or numbers too large to be squared: check the data for NaN, and its range"
+            "or numbers too large to be squared: check the range of the data, and the weights"
         )
 
 

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from worker.engine import objective
+from worker.engine.batch import Batch
 from worker.engine.criteria.subject import Subject
-from worker.engine.data import Batch, first_output
 from worker.engine.errors import CriterionError, DataMismatchError
 
 Elements = dict[str, Tensor]
@@ -48,19 +47,19 @@ def loss_on(subject: Subject, batch: Batch, targets: str) -> Tensor:
             is zero, and so is its gradient; its Hessian is that of the outputs' change.
 
     Raises:
-        DataMismatchError: The program does not run on the rows, or its first output has no
-            gradient.
+        DataMismatchError: The program does not run on the rows, the output that is judged has no
+            gradient, or targets do not fit it.
     """
-    output = first_output(subject.program, batch)
+    objective = subject.objective
+    output = objective.outputs_of(subject.program, batch)
     if not output.requires_grad:
         raise DataMismatchError(
-            "the model's first output has no gradient to any parameter, so that no loss can score "
-            "its channels; export it without detach and no_grad, or use another criterion"
+            f"{objective.output} has no gradient to any parameter, so that no loss can score its "
+            "channels; export it without detach and no_grad, or use another criterion"
         )
     if targets == "outputs":
         return 0.5 * (output - output.detach()).float().square().sum() / len(output)
-    assert batch.targets is not None, "the recipe was checked before"
-    return objective.loss(output, batch.targets)
+    return objective.loss(output, objective.targets_of(batch), batch=batch)
 
 
 def gradients(
@@ -75,13 +74,15 @@ def gradients(
         targets: ``labels``, or ``outputs``: the gradient of the outputs times a draw of standard
             normal numbers, whose square is on average the squared change of the outputs.
     """
+    if targets == "labels":
+        subject.check_targets()
     draw = _projection(subject) if targets == "outputs" else None
     with trainable(subject) as parameters:
         for batch in subject.batches(sample_count, batch_size):
             if draw is None:
                 value = loss_on(subject, batch, targets)
             else:
-                value = draw(first_output(subject.program, batch))
+                value = draw(subject.objective.outputs_of(subject.program, batch))
             yield _named(subject, parameters, differentiated(value, list(parameters.values())))
 
 
@@ -95,6 +96,8 @@ def curvatures(
     Raises:
         CriterionError: An operator of the model has no second derivative.
     """
+    if targets == "labels":
+        subject.check_targets()
     with trainable(subject) as parameters:
         tensors = list(parameters.values())
         for batch in subject.batches(sample_count, batch_size):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from worker.engine import objective
+from worker.engine.batch import Batch, computing_with_data
 from worker.engine.criteria.subject import Slice, Subject
-from worker.engine.data import Batch, computing_with_data
 from worker.engine.graph.silence import SilencedProgram
+from worker.engine.objective import Objective
 
 
 @torch.no_grad()
@@ -27,15 +27,18 @@ def sensitivity(
         One slice; higher is more important, in units of the loss: comparable between groups. Below
         zero for a channel without which the loss is smaller.
     """
+    objective = subject.objective
+    if targets == "labels":
+        subject.check_targets()
     channels = torch.cat([group.channels for group in subject.groups])
     growth = torch.zeros(len(channels), dtype=torch.float64)
     batches = list(subject.batches(sample_count, batch_size))
     everything = subject.coupling.everything()
     rows = sum(batch.count for batch in batches)
     whole = SilencedProgram(subject.coupling, everything)
-    references = [_first(whole, batch) for batch in batches]
+    references = [_output(whole, batch, objective) for batch in batches]
     before = [
-        _loss(output, batch, output, targets)
+        _loss(output, batch, output, objective, targets)
         for batch, output in zip(batches, references, strict=True)
     ]
     for at, channel in enumerate(channels.tolist()):
@@ -43,19 +46,22 @@ def sensitivity(
         keep[channel] = False
         silenced = SilencedProgram(subject.coupling, keep)
         for batch, output, loss in zip(batches, references, before, strict=True):
-            after = _loss(_first(silenced, batch), batch, output, targets)
+            changed = _output(silenced, batch, objective)
+            after = _loss(changed, batch, output, objective, targets)
             growth[at] += (after - loss) * batch.count / rows
         subject.on_progress(at + 1, len(channels))
     return [Slice(channels, growth.float())]
 
 
-def _first(program: SilencedProgram, batch: Batch) -> Tensor:
+def _output(program: SilencedProgram, batch: Batch, objective: Objective) -> Tensor:
     with computing_with_data():
-        return program.outputs(batch.inputs)[0][: batch.count]
+        outputs = program.outputs(batch.inputs)
+    return objective.chosen(outputs, batch)
 
 
-def _loss(output: Tensor, batch: Batch, reference: Tensor, targets: str) -> float:
+def _loss(
+    output: Tensor, batch: Batch, reference: Tensor, objective: Objective, targets: str
+) -> float:
     if targets == "outputs":
         return float((output.double() - reference.double()).square().mean())
-    assert batch.targets is not None, "the recipe was checked before"
-    return float(objective.loss(output, batch.targets))
+    return float(objective.loss(output, objective.targets_of(batch), batch=batch))

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from worker.engine.data import Batch, Rows
+from worker.engine.batch import Batch
+from worker.engine.data import Rows
 from worker.engine.graph.coupling import ChannelGroup, Coupling, Line
 from worker.engine.graph.flow import Flow
+from worker.engine.objective import Objective
 from worker.engine.program import Program, tensor_value
 
 
@@ -69,6 +71,21 @@ class Subject:
     def generator(self) -> Generator:
         """For criteria that draw; on the CPU."""
         return Generator().manual_seed(self.seed)
+
+    @property
+    def objective(self) -> Objective:
+        """What right means on the training data."""
+        assert self.rows is not None, "the recipe was checked before"
+        return self.rows.objective
+
+    def check_targets(self) -> None:
+        """Check that the training data says what is right.
+
+        Raises:
+            DataMismatchError: It does not.
+        """
+        assert self.rows is not None, "the recipe was checked before"
+        self.rows.check_targets("a criterion by labels")
 
     def batches(self, sample_count: int, batch_size: int) -> Iterator[Batch]:
         """Some rows of the training data, the same for the same seed, in equal batches.

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from worker.engine import objective
-
 TOP_COUNT = 5
 CLASS_LIMIT = 2**15
 """A list for every class of a larger vocabulary would be most of the report, and nobody's to read.
@@ -28,7 +26,7 @@ class ClassAccuracy:
         count = output.shape[1]
         if not len(self._all):
             self._right, self._all = (torch.zeros(count, dtype=torch.int64) for _ in range(2))
-        is_right = objective.classes(output) == targets
+        is_right = output.argmax(dim=1) == targets
         self._right += torch.bincount(targets[is_right].flatten().cpu(), minlength=count)
         self._all += torch.bincount(targets.flatten().cpu(), minlength=count)
 
@@ -59,12 +57,3 @@ def top_share(output: Tensor, targets: Tensor) -> float | None:
     likely = output.topk(TOP_COUNT, dim=1).indices
     is_among = (likely == targets.unsqueeze(1)).any(dim=1)
     return float(is_among.double().mean()) if is_among.numel() else 0.0
-
-
-def right_share(output: Tensor, targets: Tensor) -> float:
-    """Fraction whose class has the highest logit, where NaN is never right.
-
-    Inputs that nobody made on purpose may give NaN, of which an argmax would be right by chance.
-    """
-    is_right = (objective.classes(output) == targets) & ~output.isnan().any(dim=1)
-    return float(is_right.double().mean()) if is_right.numel() else 0.0

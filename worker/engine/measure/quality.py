@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine import objective
-from worker.engine.data import Batch, Rows, first_output
+from worker.engine.batch import Batch
+from worker.engine.data import Rows
 from worker.engine.errors import NotFiniteError
-from worker.engine.measure.classes import ClassAccuracy, right_share, top_share
+from worker.engine.measure.classes import ClassAccuracy, top_share
 from worker.engine.measure.robustness import Noise, attacked, check_can_be_probed
+from worker.engine.objective import Objective
 from worker.engine.program import Program
 
 OnBatch = Callable[[int, int], None]
@@ -20,19 +21,19 @@ _OF_CLASSES = ("accuracy", "top5_accuracy", "agreement", "noise_accuracy", "fgsm
 
 
 class _Mean:
-    """A mean over rows, in float64."""
+    """A mean over what counts, in float64."""
 
     def __init__(self) -> None:
         self.total = 0.0
-        self.rows = 0
+        self.count = 0
 
-    def add(self, mean: float, rows: int) -> None:
-        self.total += mean * rows
-        self.rows += rows
+    def add(self, mean: float, count: int) -> None:
+        self.total += mean * count
+        self.count += count
 
     @property
     def value(self) -> float | None:
-        return self.total / self.rows if self.rows else None
+        return self.total / self.count if self.count else None
 
 
 @torch.no_grad()
@@ -50,7 +51,7 @@ def quality(
     """Measure a program on test data, in memory that does not grow with the data.
 
     Args:
-        program: What is measured; the first output counts.
+        program: What is measured; the output counts that the rows' objective names.
         original: What ``agreement`` and ``output_mse`` compare with. May be the same object.
         rows: Test data.
         batch_size: Rows per call, as far as the program takes them.
@@ -65,26 +66,32 @@ def quality(
         of them for ``class_accuracy``; None for what the targets do not allow or nobody asked for.
 
     Raises:
-        DataMismatchError: The program does not run on the data, targets do not fit its output, or
-            noise or attacks make no sense for them.
+        DataMismatchError: The program does not run on the data, targets do not fit its output, no
+            target counts, or noise or attacks make no sense for them.
         NotFiniteError: A number came out as NaN or infinite.
     """
     check_can_be_probed(rows, noise_std=noise_std, fgsm_epsilon=fgsm_epsilon)
+    if rows.has_targets:
+        rows.check_targets("measuring")
     noise = None if noise_std is None else Noise(noise_std, seed=seed)
+    objective = rows.objective
     means = {name: _Mean() for name in (*_OF_CLASSES, "loss", "output_mse")}
     by_class = ClassAccuracy()
     total = rows.batch_count(program, batch_size)
     for done, batch in enumerate(rows.batches(program, batch_size), start=1):
-        output = first_output(program, batch)
+        output = objective.outputs_of(program, batch)
         reference = output
         if original is not program:
-            reference = first_output(original, batch)
-        found = _measured(output, reference, batch, rows)
-        if rows.has_classes and batch.targets is not None:
-            by_class.add(output, batch.targets)
-            found |= _probed(program, batch, batch.targets, noise, fgsm_epsilon)
-        for name, value in found.items():
-            means[name].add(value, batch.count)
+            reference = objective.outputs_of(original, batch)
+        means["output_mse"].add(_difference(output, reference), batch.count)
+        if batch.targets is not None:
+            found = _judged(output, reference, batch, objective)
+            scores, targets = objective.cases(output, batch.targets)
+            if objective.task.has_classes:
+                by_class.add(scores, targets)
+            found |= _probed(program, batch, objective, noise, fgsm_epsilon)
+            for name, value in found.items():
+                means[name].add(value, targets.numel())
         on_batch(done, total)
     return {
         "row_count": len(rows),
@@ -94,31 +101,47 @@ def quality(
     }
 
 
-def _measured(output: Tensor, reference: Tensor, batch: Batch, rows: Rows) -> dict[str, float]:
+def _difference(output: Tensor, reference: Tensor) -> float:
     # What is the same is no difference, infinities included: a masked class has a logit of -inf.
     difference = torch.where(output == reference, 0.0, output.double() - reference.double())
-    found = {"output_mse": float(difference.square().mean())}
-    if batch.targets is not None:
-        found["loss"] = float(objective.loss(output, batch.targets))
-    if rows.has_classes and batch.targets is not None:
-        predicted = objective.classes(output)
-        found["accuracy"] = objective.equal_share(predicted, batch.targets)
-        found["agreement"] = objective.equal_share(predicted, objective.classes(reference))
-        if (top := top_share(output, batch.targets)) is not None:
-            found["top5_accuracy"] = top
-    for name, value in found.items():
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                f"{name} is {value} on the test data: the model gives NaN or infinity there; check "
-                "the data for NaN and for values far from those that the model was trained on"
-            )
+    return _finite("output_mse", difference.square().mean())
+
+
+def _judged(
+    output: Tensor, reference: Tensor, batch: Batch, objective: Objective
+) -> dict[str, float]:
+    """What the targets of a batch say of an output."""
+    targets = objective.targets_of(batch)
+    found = {"loss": _finite("loss", objective.loss(output, targets, batch=batch))}
+    if not objective.task.has_accuracy:
+        return found
+    scores, counted = objective.cases(output, targets)
+    found["accuracy"] = _share(objective.right(scores, counted))
+    before, _ = objective.cases(reference, targets)
+    predicted = objective.task.predicted
+    found["agreement"] = _share(predicted(scores) == predicted(before))
+    if objective.task.has_classes and (top := top_share(scores, counted)) is not None:
+        found["top5_accuracy"] = top
     return found
+
+
+def _share(which: Tensor) -> float:
+    return float(which.double().mean()) if which.numel() else 0.0
+
+
+def _finite(name: str, value: Tensor) -> float:
+    if not math.isfinite(number := float(value)):
+        raise NotFiniteError(
+            f"{name} is {number} on the test data: the model gives NaN or infinity there; check "
+            "the data for values far from those that the model was trained on, and its weights"
+        )
+    return number
 
 
 def _probed(
     program: Program,
     batch: Batch,
-    targets: Tensor,
+    objective: Objective,
     noise: Noise | None,
     fgsm_epsilon: float | None,
 ) -> dict[str, float]:
@@ -127,8 +150,11 @@ def _probed(
     if noise is not None:
         harder["noise_accuracy"] = noise.added_to(batch)
     if fgsm_epsilon is not None:
-        harder["fgsm_accuracy"] = attacked(program, batch, epsilon=fgsm_epsilon)
-    return {
-        name: right_share(first_output(program, changed), targets)
-        for name, changed in harder.items()
-    }
+        harder["fgsm_accuracy"] = attacked(
+            program, batch, objective=objective, epsilon=fgsm_epsilon
+        )
+    found = {}
+    for name, changed in harder.items():
+        output = objective.outputs_of(program, changed)
+        found[name] = _share(objective.right(*objective.cases(output, objective.targets_of(batch))))
+    return found

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.engine import objective
-from worker.engine.data import Batch, Rows, first_output
+from worker.engine.batch import Batch
+from worker.engine.data import Rows
 from worker.engine.errors import DataMismatchError
+from worker.engine.objective import Objective
 from worker.engine.program import Program
 
 aten = torch.ops.aten
@@ -26,17 +27,20 @@ def check_can_be_probed(rows: Rows, *, noise_std: float | None, fgsm_epsilon: fl
     """
     asked = {"noise_std": noise_std, "fgsm_epsilon": fgsm_epsilon}
     for name in (name for name, value in asked.items() if value is not None):
-        if not rows.has_classes:
+        if not rows.has_accuracy:
             given = "none" if rows.targets is None else str(rows.targets.dtype)
-            raise DataMismatchError(
+            raise rows.mismatch(
                 f"{name} measures an accuracy, which needs class numbers as targets, and those of "
-                f"the test data are {given}: add integer targets, or leave {name} out"
+                f"the test data are {given} ({rows.objective.name}): add integer targets, name "
+                f"another task in /objective/task, or leave {name} out",
+                pointer=f"/evaluation/{name}",
             )
         if not any(_is_float(array.dtype) for array in rows.inputs):
             dtypes = ", ".join(f"input {at} is {a.dtype}" for at, a in enumerate(rows.inputs))
-            raise DataMismatchError(
+            raise rows.mismatch(
                 f"{name} changes floating-point inputs by a little, and the model has none "
-                f"({dtypes}): numbers of tokens and the like cannot be moved; leave {name} out"
+                f"({dtypes}): numbers of tokens and the like cannot be moved; leave {name} out",
+                pointer=f"/evaluation/{name}",
             )
 
 
@@ -69,7 +73,7 @@ class Noise:
         return x + self._std * noise.to(x.device, x.dtype)
 
 
-def attacked(program: Program, batch: Batch, *, epsilon: float) -> Batch:
+def attacked(program: Program, batch: Batch, *, objective: Objective, epsilon: float) -> Batch:
     """Move every value of the first floating-point input one step up the program's own loss.
 
     An attack of one step finds some of the inputs near by that are classified wrongly, not all:
@@ -77,7 +81,8 @@ def attacked(program: Program, batch: Batch, *, epsilon: float) -> Batch:
 
     Args:
         program: Gives the gradients, in evaluation mode. Read, never written.
-        batch: Rows with class targets. Read, never written.
+        batch: Rows with targets. Read, never written.
+        objective: Whose loss it is.
         epsilon: How far, in the data's own unit, > 0. Nothing is clipped: which values the data
             may have is not known.
 
@@ -91,19 +96,19 @@ def attacked(program: Program, batch: Batch, *, epsilon: float) -> Batch:
     Source: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015,
     https://arxiv.org/abs/1412.6572, the fast gradient sign method.
     """
-    assert batch.targets is not None, "check_can_be_probed was asked before"
+    targets = objective.targets_of(batch)
     at = next(at for at, each in enumerate(batch.inputs) if each.is_floating_point())
     x = batch.inputs[at].detach().clone().requires_grad_()
     with torch.enable_grad(), _recurrence_with_gradients(program):
-        output = first_output(program, _with_input(batch, at, x))
+        output = objective.outputs_of(program, _with_input(batch, at, x))
         # A sum: a mean over many rows is less than half precision holds.
-        loss = objective.loss(output, batch.targets) * batch.targets.numel()
-        gradient = _gradient(loss, x, at)
+        loss = objective.loss(output, targets, batch=batch) * targets.numel()
+        gradient = _gradient(loss, x, at, objective)
     step = epsilon * gradient.nan_to_num(nan=0.0).sign()
     return _with_input(batch, at, x.detach() + step)
 
 
-def _gradient(loss: Tensor, x: Tensor, at: int) -> Tensor:
+def _gradient(loss: Tensor, x: Tensor, at: int, objective: Objective) -> Tensor:
     reason = "it is not computed from that input, or through detach, no_grad or whole numbers"
     gradient = None
     if loss.requires_grad:
@@ -115,7 +120,7 @@ def _gradient(loss: Tensor, x: Tensor, at: int) -> Tensor:
             reason = str(error).splitlines()[0]
     if gradient is None:
         raise DataMismatchError(
-            f"fgsm_epsilon: the model's first output has no gradient to its input {at}, so that it "
+            f"fgsm_epsilon: {objective.output} has no gradient to its input {at}, so that it "
             f"cannot be attacked ({reason}): leave fgsm_epsilon out, or export the model with "
             "what is differentiable"
         )

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from worker.engine.batch import Batch
 from worker.engine.criteria.activations import Sight, Watch, check_activations
 from worker.engine.criteria.subject import Subject
-from worker.engine.data import Batch
 from worker.engine.errors import DataMismatchError
 from worker.engine.graph.counts import MACS
 from worker.engine.graph.coupling import ChannelGroup, Coupling, Line

@@ -28,7 +28,7 @@ def check_augmentable(rows: Rows, config: TrainingConfig, *, reads_labels: bool)
             f"have shape {', '.join(map(str, shapes))}: leave it out",
             pointer="/augment",
         )
-    if reads_labels and rows.targets is not None and rows.targets.ndim >= _IMAGE_DIMS - 1:
+    if reads_labels and rows.targets is not None and len(rows.targets.shape) >= _IMAGE_DIMS - 1:
         raise DataMismatchError(
             f"augment moves the pixels of inputs, and targets of shape {rows.targets.shape} say "
             "something of each: leave it out",

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
+from worker.engine.batch import Batch
 from worker.engine.config import FinetuneConfig
-from worker.engine.data import Batch, Rows
+from worker.engine.data import Rows
 from worker.engine.program import Program
 from worker.engine.recovery.augment import check_augmentable
-from worker.engine.recovery.losses import check_labels, label_loss, predicted
 from worker.engine.recovery.setting import Setting
 from worker.engine.recovery.training import train
 from worker.engine.recovery.twin import twin
@@ -27,11 +27,14 @@ def finetune(program: Program, config: FinetuneConfig, rows: Rows, setting: Sett
         DivergedError: The loss became infinite or undefined.
         UntrainableError: The model overwrites what its gradient needs.
     """
-    check_labels(rows, smoothing=config.label_smoothing)
+    rows.check_targets("fine-tuning")
     check_augmentable(rows, config, reads_labels=True)
+    objective = rows.objective
 
     def lesson(student: Program, batch: Batch) -> tuple[Tensor, Tensor]:
-        output = predicted(student, batch)
-        return label_loss(output, batch, smoothing=config.label_smoothing), output
+        output = objective.outputs_of(student, batch)
+        targets = objective.targets_of(batch)
+        smoothing = config.label_smoothing
+        return objective.loss(output, targets, label_smoothing=smoothing, batch=batch), output
 
     train(program, config, lesson, rows, setting, student=twin(program))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from worker.engine.arguments import constants, written_by
-from worker.engine.data import computing_with_data
+from worker.engine.batch import computing_with_data
 from worker.engine.dynamic import placeholders
 from worker.engine.program import Program, tensor_value
 

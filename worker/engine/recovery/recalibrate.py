@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from worker.engine.batch import run_batch
 from worker.engine.config import RecalibrateConfig
-from worker.engine.data import Rows, equal_batches, run_batch
+from worker.engine.data import Rows, equal_batches
 from worker.engine.program import Program
 from worker.engine.recovery.modes import batch_norms, check_statistics, flags, statistics
 

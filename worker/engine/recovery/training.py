@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from worker.engine import objective
+from worker.engine.batch import Batch
 from worker.engine.config import TrainingConfig
-from worker.engine.data import Batch, Rows, equal_batches
+from worker.engine.data import Rows, equal_batches
 from worker.engine.errors import DataMismatchError, DivergedError, UntrainableError
+from worker.engine.objective import is_finite
 from worker.engine.program import Program
 from worker.engine.recovery.augment import augmented
 from worker.engine.recovery.average import Average
@@ -158,10 +159,10 @@ class _Training:
     def check(self, loss: Tensor) -> None:
         if not loss.requires_grad:
             raise DataMismatchError(
-                "the model's first output has no gradient to any parameter, so that it cannot be "
-                "fine-tuned; export the model without detach and no_grad"
+                f"{self.rows.objective.output} has no gradient to any parameter, so that it cannot "
+                "be fine-tuned; export the model without detach and no_grad"
             )
-        if not objective.is_finite(loss):
+        if not is_finite(loss):
             raise DivergedError(
                 f"the loss became {float(loss.detach())} in epoch {self.step // self.batches + 1} "
                 f"of {self.config.epochs}: use a learning_rate below {self.config.learning_rate:g}"

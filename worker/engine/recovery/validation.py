@@ -7,9 +7,9 @@ from math import inf, isnan
 import torch
 from torch import Tensor
 
-from worker.engine.data import Batch, Rows
+from worker.engine.batch import Batch
+from worker.engine.data import Rows
 from worker.engine.program import Program
-from worker.engine.recovery.losses import right
 
 Lesson = Callable[[Program, Batch], tuple[Tensor, Tensor]]
 """What is learned: the loss of a program on a batch, a scalar, and the output it was made of."""
@@ -47,13 +47,15 @@ class Standing:
 @torch.no_grad()
 def standing(program: Program, rows: Rows, lesson: Lesson, *, batch_size: int) -> Standing:
     """Measure a program in evaluation mode, in float32."""
+    objective = rows.objective
     total = 0.0
     count = correct = of = 0
     for batch in rows.batches(program, batch_size):
         loss, output = lesson(program, batch)
         total += float(loss) * batch.count
         count += batch.count
-        found = right(output, batch)
-        if found is not None:
-            correct, of = correct + found[0], of + found[1]
+        if rows.has_accuracy:
+            cases = objective.cases(output, objective.targets_of(batch))
+            is_right = objective.right(*cases)
+            correct, of = correct + int(is_right.sum()), of + is_right.numel()
     return Standing(correct / of if of else None, total / count)

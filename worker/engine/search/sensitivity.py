@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.engine.data import Rows, first_output
+from worker.engine.data import Rows
 from worker.engine.graph.coupling import ChannelGroup
 from worker.engine.program import Program
 from worker.engine.prune.cost import costs
@@ -79,6 +79,7 @@ def sensitivities(
     share = _MACS / (len(_PARTS) * len(coupling.groups) * max(scored.baseline.macs, 1))
     count = min(max(int(share), _FEWEST_ROWS), _MOST_ROWS, len(rows))
     order = np.arange(count)
+    has_classes = rows.objective.task.has_classes
     expected = _outputs(program, rows, order, batch_size)
     found = []
     for group, score in zip(coupling.groups, scored.scores, strict=True):
@@ -90,7 +91,7 @@ def sensitivities(
             silenced = program.with_module(cut_module(coupling, keep))
             actual = _outputs(silenced, rows, order, batch_size)
             removed.append(number)
-            damage.append(max(_distance(actual, expected, rows.has_classes), damage[-1]))
+            damage.append(max(_distance(actual, expected, has_classes), damage[-1]))
         if len(removed) == 1:  # Of one channel, which stays.
             removed, damage = [0, 1], [0.0, 1.0]
         found.append(Sensitivity(group, tuple(removed), tuple(damage)))
@@ -118,7 +119,9 @@ def scores_by(scored: Scored, found: list[Sensitivity], minimize: str) -> tuple[
 
 def _outputs(program: Program, rows: Rows, order: np.ndarray, batch_size: int) -> Tensor:
     batches = rows.batches(program, batch_size, order=order)
-    return torch.cat([first_output(program, batch).double() for batch in batches])
+    objective = rows.objective
+    outputs = (objective.outputs_of(program, batch) for batch in batches)
+    return torch.cat([objective.task.scores(output).double() for output in outputs])
 
 
 def _distance(actual: Tensor, expected: Tensor, is_classes: bool) -> float:
