@@ -148,7 +148,7 @@ def test_progress_ends_where_it_said_it_would(finished):
     ]
     assert all(0 <= done <= total for _, done, total, _ in seen)
     units = {(stage, unit) for stage, _, _, unit in seen}
-    assert {("recovering", "batches"), ("recovering", "epochs")} <= units
+    assert ("recovering", "batches") in units
     assert {("evaluating", "batches"), ("evaluating", "rounds")} <= units
 
 
@@ -180,7 +180,7 @@ def test_a_plan_changes_nothing_and_says_everything(folder, tmp_path):
 
 def test_fine_tuning_before_pruning_leaves_the_original_as_it_was(finished, folder, tmp_path):
     _, pruned_first, _ = finished
-    tune = FinetuneConfig(epochs=2, learning_rate=1e-2)
+    tune = FinetuneConfig(epochs=2, learning_rate=1e-2, keep="last")
     report = compress(_request(folder, tmp_path, tune, HALF), on_progress=_silent)
     assert report["before"]["quality"] == pruned_first["before"]["quality"]
     # The tuned weights were pruned, not the original's.
