@@ -148,7 +148,7 @@ def test_progress_ends_where_it_said_it_would(finished):
     ]
     assert all(0 <= done <= total for _, done, total, _ in seen)
     units = {(stage, unit) for stage, _, _, unit in seen}
-    assert {("recovering", "batches"), ("recovering", "epochs")} <= units
+    assert ("recovering", "batches") in units
     assert {("evaluating", "batches"), ("evaluating", "rounds")} <= units
 
 
