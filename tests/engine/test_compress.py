@@ -180,7 +180,7 @@ def test_a_plan_changes_nothing_and_says_everything(folder, tmp_path):
 
 def test_fine_tuning_before_pruning_leaves_the_original_as_it_was(finished, folder, tmp_path):
     _, pruned_first, _ = finished
-    tune = FinetuneConfig(epochs=2, learning_rate=1e-2)
+    tune = FinetuneConfig(epochs=2, learning_rate=1e-2, keep="last")
     report = compress(_request(folder, tmp_path, tune, HALF), on_progress=_silent)
     assert report["before"]["quality"] == pruned_first["before"]["quality"]
     # The tuned weights were pruned, not the original's.
