@@ -20,6 +20,7 @@ from worker.engine.config import (
     EvaluationConfig,
     FinetuneConfig,
     GroupConfig,
+    ObjectiveConfig,
     PruneConfig,
     RecalibrateConfig,
 )
@@ -158,6 +159,7 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                     "batch_size": 6,
                 },
             ],
+            "objective": {"task": "tagging", "output": 2, "ignore_class": 255},
             "evaluation": {
                 "batch_size": 7,
                 "latency_batch_size": 8,
@@ -205,6 +207,7 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
     assert request.model_sha256 == "1" * 64
     assert request.train == tmp_path / "t"
     assert request.test is None
+    assert request.objective == ObjectiveConfig("tagging", 2, 255)
     assert request.evaluation == EvaluationConfig(
         batch_size=7, latency_batch_size=8, latency_rounds=9, noise_std=0.75, fgsm_epsilon=0.125
     )
