@@ -21,8 +21,8 @@ class Quality(Output):
         "6 classes, or none."
     )
     class_accuracy: list[float | None] | None = Field(
-        description="Fraction right of the targets of each class, null for a class without any; null as "
-        "a whole without classes, or with more than 32768."
+        description="Fraction right of the targets of each class, null for a class without any; "
+        "null as a whole without classes, or with more than 32768."
     )
     noise_accuracy: float | None = Field(
         description="Fraction right with noise on the inputs; null unless `noise_std` was given."
