@@ -15,15 +15,15 @@ class Quality(Output):
 
     row_count: int
     accuracy: float | None = Field(
-        description="Fraction right; null where targets are not classes."
+        description="Fraction right; null for a regression, and without targets."
     )
     top5_accuracy: float | None = Field(
         description="Fraction with the right class among the five most likely; null for fewer than "
         "6 classes, or none."
     )
     class_accuracy: list[float | None] | None = Field(
-        description="Fraction right of the rows of each class, null for a class without rows; null "
-        "as a whole without classes, or with more than 32768."
+        description="Fraction right of the targets of each class, null for a class without any; "
+        "null as a whole without classes, or with more than 32768."
     )
     noise_accuracy: float | None = Field(
         description="Fraction right with noise on the inputs; null unless `noise_std` was given."
@@ -33,10 +33,12 @@ class Quality(Output):
         "`fgsm_epsilon` was given."
     )
     loss: float | None = Field(
-        description="Mean cross-entropy (class targets) or mean squared error (float targets)."
+        description="Mean loss of the objective over all targets that count: cross-entropy, "
+        "binary cross-entropy or mean squared error."
     )
     agreement: float | None = Field(
-        description="Fraction of rows with the original's predicted class; null without classes."
+        description="Fraction of targets for which the original predicts the same; null without "
+        "accuracy."
     )
     output_mse: float = Field(description="Mean squared difference from the original's outputs.")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from secateur.objective import Objective
 from secateur.pruning import Exclude, Granularity, PruneStep
 from secateur.recovery import Recovery
 from secateur.safety import Safety, check_measured
@@ -219,6 +220,7 @@ class JobFrame(Input):
 
     model_id: str = Field(examples=["mdl_0f8n2q4k6m8p0r2t4v6x8z0b"])
     data: Data = Field(default_factory=Data)
+    objective: Objective = Field(default_factory=Objective)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     safety: Safety | None = Field(
         default=None, description="Promises: a job that breaks one fails, and keeps its report."
@@ -286,6 +288,9 @@ class PlanSpec(Input):
     model_id: str = Field(examples=["mdl_0f8n2q4k6m8p0r2t4v6x8z0b"])
     prune: PruneStep
     data: Data = Field(default_factory=Data, description="`train`, for criteria that need it.")
+    objective: Objective = Field(
+        default_factory=Objective, description="For criteria that need labels."
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     label: Label | None = None
 
@@ -303,6 +308,7 @@ class PlanSpec(Input):
             model_id=self.model_id,
             recipe=(self.prune,),
             data=self.data,
+            objective=self.objective,
             seed=self.seed,
             label=self.label,
         )

@@ -23,9 +23,9 @@ class Named:
     test: Dataset | None
 
 
-def has_labels(named: Named) -> bool:
-    """Whether there is training data with labels."""
-    return named.train is not None and TARGETS in _arrays(named.train)
+def has_labels(spec: JobFrame, named: Named) -> bool:
+    """Whether there is training data that says what is right."""
+    return named.train is not None and spec.objective.has_targets(named.train.arrays)
 
 
 def unknown_references(spec: JobFrame, named: Named) -> list[FieldProblem]:
@@ -50,7 +50,7 @@ def missing_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
     for pointer, name, needs in _needs(spec):
         if needs.data and spec.data.train is None:
             detail = f"{name} needs training data: give a data set in /data/train"
-        elif needs.labels and named.train is not None and not has_labels(named):
+        elif needs.labels and named.train is not None and not has_labels(spec, named):
             detail = (
                 f"{name} needs labels, and the data set in /data/train has only "
                 f"{', '.join(_arrays(named.train))}: add an array {TARGETS!r} to it"

@@ -3,26 +3,26 @@
 import re
 from collections.abc import Iterator
 
-from secateur.models import Dataset, Model, TensorInfo
+from secateur.models import Dataset, Model
 from secateur.problems import FieldProblem
 from secateur.spec import JobFrame
 from service.checks import TARGETS, Named
 
 _FLOAT = re.compile(r"b?float\d.*")
-_INTEGER = re.compile(r"u?int\d+")
 _CLASSES = "class numbers"
 _LABELS = "labels"
+_OF_CLASSES = ("top5_accuracy", "class_accuracy")
+_OF_LABELS = ("loss", "noise_std", "fgsm_epsilon")
 _TOP_COUNT = 5
 
 
 def missing_test_data(spec: JobFrame, named: Named) -> list[FieldProblem]:
     """The measures and promises without the labels that they are about."""
-    asking = [(f"/evaluation/{name}", name, _LABELS) for name in _probes(spec)]
+    asking = [(f"/evaluation/{name}", name, name) for name in _probes(spec)]
     asking += [
-        ("/data/test", f"the promise /safety/max_drop/{name}", _wanted(name))
-        for name in _promises(spec)
+        ("/data/test", f"the promise /safety/max_drop/{name}", name) for name in _promises(spec)
     ]
-    found = ((pointer, _lacking(spec, named, who, wanted)) for pointer, who, wanted in asking)
+    found = ((pointer, _lacking(spec, named, who, measure)) for pointer, who, measure in asking)
     return [
         FieldProblem(pointer=pointer, code="data.missing", detail=detail)
         for pointer, detail in found
@@ -32,9 +32,10 @@ def missing_test_data(spec: JobFrame, named: Named) -> list[FieldProblem]:
 
 def unmeasurable(spec: JobFrame, named: Named) -> list[FieldProblem]:
     """The measures and promises that make no sense for the model, or for its kind of targets."""
-    found = [(f"/evaluation/{name}", _unprobed(name, named)) for name in _probes(spec)]
+    found = [(f"/evaluation/{name}", _unprobed(spec, name, named)) for name in _probes(spec)]
+    found.append(("/objective/output", _without_output(spec, named.model)))
     if "top5_accuracy" in _promises(spec):
-        found.append(("/safety/max_drop/top5_accuracy", _without_top5(named.model)))
+        found.append(("/safety/max_drop/top5_accuracy", _without_top5(spec, named)))
     return [
         FieldProblem(pointer=pointer, code="data.mismatch", detail=detail)
         for pointer, detail in found
@@ -52,37 +53,38 @@ def _promises(spec: JobFrame) -> list[str]:
     return [] if spec.safety is None else list(spec.safety.max_drop.given)
 
 
-def _wanted(promise: str) -> str:
-    return _LABELS if promise == "loss" else _CLASSES
-
-
-def _lacking(spec: JobFrame, named: Named, who: str, wanted: str) -> str | None:
+def _lacking(spec: JobFrame, named: Named, who: str, measure: str) -> str | None:
+    wanted = _LABELS if measure in _OF_LABELS else _CLASSES
     if spec.data.test is None:
         return f"{who} needs test data with {wanted}: give a data set in /data/test"
     if named.test is None:
         return None  # An id that is nobody's: that is said already.
-    targets = _targets(named.test)
-    if targets is None:
+    if not spec.objective.has_targets(named.test.arrays):
         names = ", ".join(array.name for array in named.test.arrays)
         return (
             f"{who} needs {wanted}, and the data set in /data/test has only {names}: add an array "
             f"{TARGETS!r} to it"
         )
-    if wanted == _CLASSES and not _INTEGER.fullmatch(targets.dtype):
+    task = spec.objective.task_on(named.test.arrays)
+    is_told = task.has_classes if measure in _OF_CLASSES else task.has_accuracy
+    if wanted == _CLASSES and not is_told:
         return (
-            f"{who} needs {wanted}, and the targets in /data/test are {targets.dtype}: add integer "
-            "targets, or promise a loss"
+            f"{who} needs {wanted}, and the targets in /data/test are {_targets(named.test)} of "
+            f"task {task}: add integer targets, name another task in /objective/task, or promise "
+            "a loss"
         )
     return None
 
 
-def _unprobed(name: str, named: Named) -> str | None:
-    targets = None if named.test is None else _targets(named.test)
-    if targets is not None and not _INTEGER.fullmatch(targets.dtype):
-        return (
-            f"{name} measures an accuracy, which needs class numbers as targets, and those in "
-            f"/data/test are {targets.dtype}: add integer targets, or leave {name} out"
-        )
+def _unprobed(spec: JobFrame, name: str, named: Named) -> str | None:
+    if named.test is not None and spec.objective.has_targets(named.test.arrays):
+        task = spec.objective.task_on(named.test.arrays)
+        if not task.has_accuracy:
+            return (
+                f"{name} measures an accuracy, which needs class numbers as targets, and those in "
+                f"/data/test are {_targets(named.test)} of task {task}: add integer targets, name "
+                f"another task in /objective/task, or leave {name} out"
+            )
     if named.model is None or any(_FLOAT.fullmatch(each.dtype) for each in named.model.inputs):
         return None
     return (
@@ -92,10 +94,22 @@ def _unprobed(name: str, named: Named) -> str | None:
     )
 
 
-def _without_top5(model: Model | None) -> str | None:
-    shape = model.outputs[0].shape if model is not None and model.outputs else []
-    count = shape[1] if len(shape) > 1 else None
-    if not isinstance(count, int) or count > _TOP_COUNT:
+def _without_output(spec: JobFrame, model: Model | None) -> str | None:
+    output = spec.objective.output
+    if model is None or output < max(1, len(model.outputs)):
+        return None
+    return (
+        f"the objective's output is {output}, and the model has {len(model.outputs)}, numbered "
+        "from 0: choose one of these"
+    )
+
+
+def _without_top5(spec: JobFrame, named: Named) -> str | None:
+    if named.model is None or spec.objective.output >= len(named.model.outputs):
+        return None
+    task = spec.objective.task_on(() if named.test is None else named.test.arrays)
+    count = task.class_count(named.model.outputs[spec.objective.output])
+    if count is None or count > _TOP_COUNT:
         return None
     return (
         f"the promise top5_accuracy needs more than {_TOP_COUNT} classes, and the model gives "
@@ -107,5 +121,6 @@ def _described(model: Model) -> Iterator[str]:
     return (f"input {each.name!r} is {each.dtype}" for each in model.inputs)
 
 
-def _targets(dataset: Dataset) -> TensorInfo | None:
-    return next((array for array in dataset.arrays if array.name == TARGETS), None)
+def _targets(dataset: Dataset) -> str:
+    """What dtype the targets have."""
+    return next((array.dtype for array in dataset.arrays if array.name == TARGETS), "none")

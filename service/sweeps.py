@@ -134,7 +134,7 @@ def _existing(session: Session, sweep_id: str) -> Sweep:
 
 def _checked(spec: SweepSpec, named: Named) -> list[NewChild]:
     """The jobs of a sweep, each of which would be taken by itself."""
-    children = spec.children(has_labels=has_labels(named))
+    children = spec.children(has_labels=has_labels(spec, named))
     specs = [child.spec() for child in children]
     refuse(
         (errors.UnknownReference, unknown_references(spec, named)),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.amounts import Override
+from secateur.objective import Objective
 from secateur.pruning import PruneStep
 from secateur.recovery import DistillStep, FinetuneStep, RecalibrateStep, ReconstructStep
 from secateur.safety import Safety
@@ -18,6 +19,7 @@ from worker.engine.config import (
     FinetuneConfig,
     GroupConfig,
     MergeConfig,
+    ObjectiveConfig,
     OverrideConfig,
     PruneConfig,
     RecalibrateConfig,
@@ -127,6 +129,7 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
         output_dir=output_dir,
         train=order.train.path if order.train else None,
         test=order.test.path if order.test else None,
+        objective=_objective(spec.objective),
         evaluation=EvaluationConfig(
             batch_size=spec.evaluation.batch_size,
             latency_batch_size=spec.evaluation.latency_batch_size,
@@ -144,6 +147,11 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
         resume=order.checkpoint.path if order.checkpoint else None,
         checkpoint_s=order.checkpoint_s,
     )
+
+
+def _objective(objective: Objective) -> ObjectiveConfig:
+    task = None if objective.task is None else objective.task.value
+    return ObjectiveConfig(task, objective.output, objective.ignore_class)
 
 
 def _promises(safety: Safety | None) -> SafetyConfig | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from secateur.capabilities import CRITERIA, STEPS
+from secateur.objective import Task
 from secateur.spec import Granularity
 from tests.docs.settings_page import PAGE, render
 
@@ -31,6 +32,11 @@ def test_every_step_is_in_the_recipe_page(name):
 
 @pytest.mark.parametrize("name", sorted(Granularity))
 def test_every_granularity_is_in_the_recipe_page(name):
+    assert f"| `{name}` |" in (ROOT / "docs/recipes.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(Task))
+def test_every_task_is_in_the_recipe_page(name):
     assert f"| `{name}` |" in (ROOT / "docs/recipes.md").read_text()
 
 

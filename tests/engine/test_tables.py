@@ -8,6 +8,8 @@ from secateur.amounts import Budget, Override
 from secateur.capabilities import CRITERIA as DECLARED_CRITERIA
 from secateur.capabilities import STEPS
 from secateur.criteria import Aggregation, Criterion, CriterionChoice, Normalization
+from secateur.models import TensorInfo
+from secateur.objective import Objective, Task
 from secateur.pruning import Algorithm, Granularity, PruneStep, Schedule, Scope
 from secateur.recovery import DistillStep, FinetuneStep, TrainingStep
 from secateur.spec import Step
@@ -21,6 +23,7 @@ from worker.engine.config import (
 )
 from worker.engine.criteria import CRITERIA
 from worker.engine.criteria.aggregate import AGGREGATIONS
+from worker.engine.objective import TASKS
 from worker.engine.prune.rounds import SCHEDULES
 from worker.engine.prune.scoring import NORMALIZATIONS
 from worker.engine.recovery.augment import CHANGES
@@ -28,10 +31,20 @@ from worker.engine.recovery.optimizer import OPTIMIZERS
 from worker.engine.recovery.speed import PRECISIONS
 from worker.recipe import BUILDERS
 
+TOKENS = TensorInfo(name="inputs", dtype="int64", shape=[5, 4])
+
 
 def test_every_criterion_of_the_api_has_an_implementation_and_a_description():
     assert {criterion.value for criterion in Criterion} == set(CRITERIA)
     assert set(Criterion) == set(DECLARED_CRITERIA)
+
+
+def test_every_task_of_the_api_is_one_of_the_engine():
+    assert {task.value for task in Task} == set(TASKS)
+    for task in Task:
+        assert task.has_accuracy == TASKS[task].has_accuracy
+        assert task.has_classes == TASKS[task].has_classes
+        assert Objective(task=task).has_targets([TOKENS]) == TASKS[task].reads_inputs
 
 
 def test_every_step_of_the_api_has_a_builder_and_a_description():

@@ -21,6 +21,7 @@ from worker.engine.config import (
     EvaluationConfig,
     FinetuneConfig,
     GroupConfig,
+    ObjectiveConfig,
     PruneConfig,
     RecalibrateConfig,
 )
@@ -161,6 +162,7 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                 {"step": "distill", "augment": ["flip"], "labels": 0.5, "precision": "bfloat16"},
             ],
             "data": {"validation_fraction": 0.2},
+            "objective": {"task": "tagging", "output": 2, "ignore_class": 255},
             "evaluation": {
                 "batch_size": 7,
                 "latency_batch_size": 8,
@@ -212,6 +214,7 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
     assert request.model_sha256 == "1" * 64
     assert request.train == tmp_path / "t"
     assert request.test is None
+    assert request.objective == ObjectiveConfig("tagging", 2, 255)
     assert request.evaluation == EvaluationConfig(
         batch_size=7, latency_batch_size=8, latency_rounds=9, noise_std=0.75, fgsm_epsilon=0.125
     )

@@ -15,9 +15,9 @@ _ROUNDING = 1e-9
 """What a sum of floats may be off by: a drop of 0.3 - 0.2 is allowed where 0.1 is."""
 
 _NEEDS = {
-    "accuracy": "class numbers as targets",
+    "accuracy": "class numbers or labels as targets",
     "top5_accuracy": "class numbers as targets, and 6 classes or more",
-    "agreement": "class numbers as targets",
+    "agreement": "class numbers or labels as targets",
     "loss": "targets",
     "class_accuracy": "class numbers as targets, and 32768 classes or fewer",
     "noise_accuracy": "noise_std in the evaluation",

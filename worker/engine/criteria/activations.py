@@ -131,7 +131,8 @@ def check_activations(moments: Tensor, reader: Node) -> None:
     if not bool(moments.isfinite().all()):
         raise NotFiniteError(
             f"on the training data {module_path(reader) or reader.name!r} reads NaN or infinity, "
-            "or numbers too large to be squared: check the range of the data, and the weights"
+            "or numbers too large to be squared: check the range of the data, and the weights "
+            "for NaN"
         )
 
 
