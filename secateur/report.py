@@ -70,9 +70,7 @@ class LatencyComparison(Output):
     )
     round_count: int
     batch_size: int
-    mode: str = Field(
-        default="eager", description="`eager`, or `compiled` where both ran behind torch.compile."
-    )
+    mode: str = Field(description="`eager`, or `compiled`: both ran behind torch.compile.")
     device: str
     thread_count: int
 
@@ -102,10 +100,10 @@ class Report(Output):
     after_recovery: Measurement
     latency: LatencyComparison | None
     search: SearchReport | None = Field(
-        default=None, description="Null unless the smallest model was looked for."
+        description="Null unless the smallest model was looked for."
     )
     latency_table: list[GroupLatency] | None = Field(
-        default=None, description="What a latency budget was met by; null for others."
+        description="What a latency budget was met by; null for others."
     )
     safety: SafetyReport | None = Field(description="Null where nothing was promised.")
     verification: Verification

@@ -47,6 +47,8 @@ def report(*columns: dict[str, object], latency: object = None) -> Report:
             "after_prune": after_prune,
             "after_recovery": after_recovery,
             "latency": latency,
+            "search": None,
+            "latency_table": None,
             "safety": None,
             "verification": VERIFICATION,
             "stage_seconds": {},
@@ -58,6 +60,7 @@ def report(*columns: dict[str, object], latency: object = None) -> Report:
 def test_a_report_shows_what_was_measured() -> None:
     comparison = {
         "speedup": 2.0,
+        "mode": "eager",
         "round_count": 1,
         "batch_size": 1,
         "device": "cpu",

@@ -101,13 +101,21 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
             "latency": {"p50_ms": p50_ms, "p95_ms": 3.0},
         }
 
-    compared = {"round_count": 3, "batch_size": 1, "device": "cpu", "thread_count": 1}
+    compared = {
+        "round_count": 3,
+        "batch_size": 1,
+        "mode": "eager",
+        "device": "cpu",
+        "thread_count": 1,
+    }
     return {
         "format_version": 1,
         "before": measured(None if accuracy is None else 0.95, 1000, 2.0),
         "after_prune": measured(None if accuracy is None else accuracy - 0.1, macs, 1.5),
         "after_recovery": measured(accuracy, macs, 1.5),
         "latency": {"speedup": 1.25, **compared},
+        "search": None,
+        "latency_table": None,
         "safety": None,
         "verification": {
             "is_exact": True,

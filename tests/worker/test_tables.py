@@ -24,6 +24,8 @@ from worker.engine.config import (
     ObjectiveConfig,
     PruneConfig,
     RecalibrateConfig,
+    ReconstructConfig,
+    SearchConfig,
 )
 from worker.engine.errors import EngineError
 from worker.engine.safety import SafetyConfig
@@ -151,6 +153,12 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                         ],
                     },
                 },
+                {
+                    "step": "prune",
+                    "budget": {"accuracy": 0.25},
+                    "search": {"minimize": "bytes", "trials": 3, "seconds": 4},
+                },
+                {"step": "reconstruct", "sample_count": 5, "batch_size": 6, "damping": 0.5},
                 {"step": "recalibrate", "sample_count": 3, "batch_size": 4},
                 {
                     "step": "finetune",
@@ -167,6 +175,7 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                 "batch_size": 7,
                 "latency_batch_size": 8,
                 "latency_rounds": 9,
+                "latency_mode": "compiled",
                 "noise_std": 0.75,
                 "fgsm_epsilon": 0.125,
             },
@@ -182,12 +191,14 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
         model=InputFile(path=tmp_path / "m", sha256="1" * 64),
         train=InputFile(path=tmp_path / "t", sha256="2" * 64),
         test=None,
+        checkpoint=InputFile(path=tmp_path / "left", sha256="4" * 64),
+        checkpoint_s=7.5,
         device="auto",
         memory_bytes=GIB,
         file_bytes=GIB,
         cpu_s=1,
     )
-    request = request_of(order, output_dir=tmp_path, device="cpu")
+    request = request_of(order, output_dir=tmp_path / "output", device="cpu")
     assert request.recipe == (
         PruneConfig(
             criterion="random",
@@ -203,20 +214,29 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
             granularity="head_dim",
             exclude=("tail.*",),
         ),
+        PruneConfig(accuracy=0.25, search=SearchConfig("bytes", 3, 4)),
+        ReconstructConfig(sample_count=5, batch_size=6, damping=0.5),
         RecalibrateConfig(sample_count=3, batch_size=4),
         FinetuneConfig(epochs=5, learning_rate=0.5, weight_decay=0.25, batch_size=6),
         DistillConfig(augment=("flip",), labels=0.5, precision="bfloat16"),
     )
     assert request.validation_fraction == 0.2
     assert request.spec_sha256 == spec.sha256
-    assert request.checkpoint is None is request.resume
+    assert request.checkpoint == tmp_path / "checkpoint"
+    assert request.resume == tmp_path / "left"
+    assert request.checkpoint_s == 7.5
     assert request.model == tmp_path / "m"
     assert request.model_sha256 == "1" * 64
     assert request.train == tmp_path / "t"
     assert request.test is None
     assert request.objective == ObjectiveConfig("tagging", 2, 255)
     assert request.evaluation == EvaluationConfig(
-        batch_size=7, latency_batch_size=8, latency_rounds=9, noise_std=0.75, fgsm_epsilon=0.125
+        batch_size=7,
+        latency_batch_size=8,
+        latency_rounds=9,
+        latency_mode="compiled",
+        noise_std=0.75,
+        fgsm_epsilon=0.125,
     )
     assert request.safety == SafetyConfig(accuracy=0.0, fgsm_accuracy=0.5)
     assert request.seed == 10
