@@ -139,7 +139,7 @@ class DistillStep(TrainingStep):
         "of the outputs. Null is `mse` where the data has float targets, else `kl`.",
     )
     temperature: float = Field(
-        default=4.0, gt=0, le=1000, description="Of `kl`: logits are divided by it."
+        default=2.0, gt=0, le=1000, description="Of `kl`: logits are divided by it."
     )
     labels: float = Field(
         default=0.0, ge=0, le=1, description="Share of the loss on labels; above 0 it needs them."

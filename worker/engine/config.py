@@ -247,7 +247,7 @@ class DistillConfig(TrainingConfig):
     """
 
     loss: str | None = None
-    temperature: float = 4.0
+    temperature: float = 2.0
     labels: float = 0.0
     features: float = 0.0
 
