@@ -2,6 +2,7 @@
 # make test    all tests
 # make serve   bring everything up, and keep it up until Ctrl-C; files are in ./secateur-data
 # make compare prune the demo's network by every criterion and algorithm, and compare (15 minutes)
+# make smallest find the smallest model within one point of the demo's accuracy (a minute)
 # make clean   remove what was installed and built; ./secateur-data stays
 #
 # Nothing is needed but python3 (3.11 or later) and make. The first call installs into ./.venv.
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test serve compare install clean
+.PHONY: demo test serve compare smallest install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python examples/digits.py
@@ -23,6 +24,9 @@ serve: $(INSTALLED)
 
 compare: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python -m benchmarks.criteria $(COMPARE_ARGS)
+
+smallest: $(INSTALLED)
+	$(BIN)/python -m stack --temporary -- $(BIN)/python -m benchmarks.smallest
 
 install: $(INSTALLED)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from worker.engine.arguments import needed_by
+from worker.engine.admit import admitted
 from worker.engine.checkpoint import Checkpoints, Resumed, resumed
 from worker.engine.config import (
     ApplyPlanConfig,
@@ -26,15 +26,11 @@ from worker.engine.config import (
 )
 from worker.engine.data import Rows
 from worker.engine.errors import (
-    BaselineError,
     CountsDifferError,
     DataMismatchError,
     EngineError,
-    NotFiniteError,
-    NothingToPruneError,
     OutputsDifferError,
     PromiseBrokenError,
-    TrainingModeError,
 )
 from worker.engine.found import Found
 from worker.engine.graph.counts import Counts, count
@@ -43,7 +39,7 @@ from worker.engine.load import load_program
 from worker.engine.measure.latency import Latency, latency
 from worker.engine.measure.quality import quality
 from worker.engine.measure.sparsity import sparsity
-from worker.engine.program import Program, attribute
+from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.given import given
 from worker.engine.prune.plan import Plan, Scored, decide
@@ -51,13 +47,12 @@ from worker.engine.prune.rounds import Steps, in_rounds, is_searching, origin_of
 from worker.engine.prune.shift import shifted, stand_ins
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
 from worker.engine.prune.verify import TOLERANCE, relative_error, verify_cut
-from worker.engine.quantized import check_not_quantized
-from worker.engine.recovery.modes import training_calls
 from worker.engine.recovery.reconstruct import Reference
 from worker.engine.recovery.recover import Sources, recover
 from worker.engine.recovery.remaining import Remaining
 from worker.engine.recovery.setting import NoSnapshots, Setting
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
+from worker.engine.report import report_of
 from worker.engine.safety import SafetyConfig, broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
 from worker.engine.search.latency import meet_latency
@@ -65,8 +60,6 @@ from worker.engine.search.run import search
 from worker.engine.search.smallest import Tried
 from worker.engine.search.stopwatch import Stopwatch
 from worker.engine.search.workshop import Workshop, as_memory
-
-FORMAT_VERSION = 1
 
 
 def compress(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
@@ -123,7 +116,9 @@ class _Run:
         before = self.found.before
         before["file_bytes"] = self.request.model.stat().st_size
         after["file_bytes"] = self.path("model.pt2").stat().st_size
-        report = self.report(before, self.found.after_prune, after, self.timed(original, saved))
+        timed = self.timed(original, saved)
+        report = report_of(self.request, self.found, after, self.judged(before, after), timed)
+        self.write("report.json", report)
         self.keep_promises(report)
         return report
 
@@ -258,36 +253,7 @@ class _Run:
 
     def load(self) -> Program:
         with self.stage("loading", 1, "files"):
-            program = Program.from_exported(load_program(self.request.model))
-            if calls := training_calls(program.module):
-                raise TrainingModeError(
-                    f"the model was exported for training ({calls[0].target}, node "
-                    f"{calls[0].name!r}), so that its outputs depend on chance or on the other "
-                    "rows of a batch: call model.eval() and export it again"
-                )
-            check_not_quantized(program)
-            if not _reads_parameters(program):
-                raise NothingToPruneError(
-                    "there are no parameters that the outputs are computed from: a model needs at "
-                    "least one inner layer, such as two linear layers in a row"
-                )
-            program = program.to(self.request.device)
-            with torch.no_grad():
-                try:
-                    outputs = program.run(program.example_leaves)
-                except Exception as error:
-                    # Whatever it raises comes from the user's graph: it is the baseline that fails.
-                    raise BaselineError(
-                        "the model does not run on its own example inputs "
-                        f"({type(error).__name__}); export it again and check that "
-                        "torch.export.load(path).module()(*example_inputs) works"
-                    ) from error
-            if outputs and not any(bool(output.isfinite().any()) for output in outputs):
-                raise NotFiniteError(
-                    "all that the model computes from its own example inputs is NaN or infinite, "
-                    "so that nothing can be compared with it: look at its weights and its inputs"
-                )
-        return program
+            return admitted(self.request)
 
     def read(self, role: str, program: Program) -> Rows | None:
         path = {"train": self.request.train, "test": self.request.test}[role]
@@ -495,55 +461,6 @@ class _Run:
                 mode=self.request.evaluation.latency_mode,
             )
 
-    def report(
-        self,
-        before: dict[str, Any],
-        after_prune: dict[str, Any],
-        after: dict[str, Any],
-        timed: Latency | None,
-    ) -> dict[str, Any]:
-        comparison = None
-        if timed is not None:
-            before["latency"] = _percentiles(timed.original_ms)
-            after["latency"] = _percentiles(timed.compressed_ms)
-            comparison = {
-                "speedup": timed.speedup,
-                "round_count": len(timed.original_ms),
-                "batch_size": timed.batch_size,
-                "mode": self.request.evaluation.latency_mode,
-                "device": self.request.device,
-                "thread_count": torch.get_num_threads(),
-            }
-        exempt = [name for proof in self.found.exactness for name in proof.exempt_operators]
-        if self.found.zeros:
-            self.found.warnings.append(
-                "zero: weights that are zero keep their place, so that a dense runtime computes "
-                "with them and is no faster; model.sparse.safetensors stores them in a bit each"
-            )
-        report = {
-            "format_version": FORMAT_VERSION,
-            "before": before,
-            "after_prune": after_prune,
-            "after_recovery": after,
-            "latency": comparison,
-            "search": self.found.search,
-            "latency_table": self.found.latency_table,
-            "safety": self.judged(before, after),
-            "verification": {
-                "is_exact": not exempt,
-                "max_relative_error": max(
-                    (p.max_relative_error for p in self.found.exactness), default=0.0
-                ),
-                "exempt_operators": exempt,
-                "counts_match": True,
-                "reload_matches": True,
-            },
-            "stage_seconds": {name: round(spent, 3) for name, spent in self.found.seconds.items()},
-            "warnings": self.found.warnings,
-        }
-        self.write("report.json", report)
-        return report
-
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
         """Announce a stage, time it, and give a way to tell how far it is."""
@@ -609,15 +526,3 @@ class _Searched:
         """What every model that is tried has to keep: the budget, and what the spec promises."""
         assert self.step.promise is not None
         return replace(safety or SafetyConfig(), **self.step.promise.given)
-
-
-def _reads_parameters(program: Program) -> bool:
-    """Whether any output is computed from a parameter."""
-    needed = (node for node in needed_by(program.graph) if node.op == "get_attr")
-    read = (attribute(program.module, str(node.target)) for node in needed)
-    return any(isinstance(found, torch.nn.Parameter) for found in read)
-
-
-def _percentiles(times_ms: Any) -> dict[str, float]:
-    p50, p95 = torch.from_numpy(times_ms).quantile(torch.tensor([0.5, 0.95]).double()).tolist()
-    return {"p50_ms": p50, "p95_ms": p95}
