@@ -162,10 +162,10 @@ class JobService:
         return result
 
     def search(self, job_id: str) -> SearchReport:
-        """What a job tried to find the smallest model. Raises what `result` does, and:
+        """What a job tried to find the smallest model.
 
         Raises:
-            JobHasNoSearch: It has a result and tried nothing.
+            JobHasNoSearch: It has a result and tried nothing; without a result as `result` does.
         """
         search = self.result(job_id).get("search")
         if search is None:

@@ -73,10 +73,11 @@ def get_result(job_id: str, services: ServicesDependency) -> Response:
 def get_job_chart_svg(
     job_id: str, services: ServicesDependency, against: Against = None
 ) -> Response:
-    """Of a job with a budget of accuracy or loss: that quality on the validation rows, against size.
+    """Accuracy on the validation rows against size: a point for each model that was tried.
 
-    A point for each model that was tried: delivered, keeping the promise, or breaking it. The line
-    joins those of which none is smaller and as good; dashed are the original and the limit.
+    With a budget of `loss`, the loss. Delivered, keeping the promise and breaking it are told
+    apart; a line joins those of which none is smaller and as good; dashed are the original and the
+    limit. For a job whose budget is neither: 409.
     """
     return _drawn_search(services, job_id, against, "svg")
 
