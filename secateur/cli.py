@@ -183,16 +183,16 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
     print(f"granularities: {', '.join(found.granularities)}")
     print(f"minimize: {', '.join(found.minimize)}")
     tables = {
-        "steps": found.steps,
-        "budgets": found.budgets,
-        "tasks": found.tasks,
-        "criteria": found.criteria,
+        "steps": {step.name: step.summary for step in found.steps},
+        "budgets": {budget.name: budget.summary for budget in found.budgets},
+        "tasks": {task.name: task.summary for task in found.tasks},
+        "criteria": {criterion.name: criterion.summary for criterion in found.criteria},
     }
-    width = max(len(row.name) for rows in tables.values() for row in rows)
-    for title, rows in tables.items():
+    width = max(len(name) for table in tables.values() for name in table)
+    for title, table in tables.items():
         print(f"{title}:")
-        for row in rows:
-            print(f"  {row.name:<{width}}  {row.summary}")
+        for name, summary in table.items():
+            print(f"  {name:<{width}}  {summary}")
 
 
 def _uploaded_model(client: Client, path: Path, line: ProgressLine) -> str:

@@ -5,7 +5,6 @@ from math import prod
 
 from secateur.plan import Plan
 from secateur.report import Measurement, Quality, Report
-from secateur.search import Minimize
 from secateur.trials import GroupLatency, SearchEnd, SearchOutcome, SearchReport, Trial
 
 _MISSING = "-"
@@ -86,7 +85,7 @@ def _search_table(search: SearchReport) -> str:
 def _outcome(search: SearchReport) -> str:
     change = "lower" if search.budget == "accuracy" else "higher"
     promise = f"{search.budget} {search.allowed:g} {change} at most"
-    sought = f"least {_MINIMIZED[search.minimize]} with {promise}"
+    sought = f"least {search.minimize.label} with {promise}"
     ending = f"{len(search.trials)} tried, {_ENDINGS[search.ended_by]}"
     if search.outcome is SearchOutcome.FOUND:
         return f"{sought}: found ({ending})"
@@ -196,13 +195,6 @@ _LINES: tuple[tuple[str, _Cell, Callable[[float], str], Callable[[float, float],
     ("latency p95", lambda m: m.latency.p95_ms if m.latency else None, _ms, _ratio),
 )
 """What a line shows: its name, where the value is, how it is written, and how it has changed."""
-
-_MINIMIZED: dict[Minimize, str] = {
-    Minimize.MACS: "MACs",
-    Minimize.PARAMETERS: "parameters",
-    Minimize.BYTES: "weight bytes",
-    Minimize.LATENCY: "latency",
-}
 
 _ENDINGS: dict[SearchEnd, str] = {
     SearchEnd.CONVERGED: "nothing smaller left to try",

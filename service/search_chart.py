@@ -27,17 +27,11 @@ class _Kind:
 
 _DELIVERED = _Kind("delivered", "#228833", "*", 240)
 _KEPT = _Kind("keeps the promise", "#4477aa", "o", 60)
-_NOT_CONFIRMED = _Kind("does not on the test data", "#aa3377", "D", 50)
+_NOT_CONFIRMED = _Kind("breaks it on the test data", "#aa3377", "D", 50)
 _NOT_KEPT = _Kind("breaks the promise", "#ee6677", "X", 60)
 _KINDS = (_NOT_KEPT, _NOT_CONFIRMED, _KEPT, _DELIVERED)
 """From below to above."""
 
-_NAMES: dict[Minimize, str] = {
-    Minimize.MACS: "MACs",
-    Minimize.PARAMETERS: "parameters",
-    Minimize.BYTES: "weight bytes",
-    Minimize.LATENCY: "latency",
-}
 _COUNTS: dict[Minimize, Callable[[Counts], int]] = {
     Minimize.MACS: lambda counts: counts.macs,
     Minimize.PARAMETERS: lambda counts: counts.parameters,
@@ -79,7 +73,7 @@ def _draw(axes: "Axes", *, search: SearchReport, against: Minimize) -> str:
     """Fill the axes; say in words what they show."""
     is_accuracy = search.budget == "accuracy"
     up = "accuracy on validation rows" if is_accuracy else "loss on validation rows"
-    name = _NAMES[against]
+    name = against.label
     shown = up if is_accuracy else f"{up} (lower is better)"
     name_axes(axes, name, shown, is_up_fraction=is_accuracy)
     points = _points(search, against)

@@ -210,15 +210,8 @@ def test_how_it_is_judged_and_measured_is_in_the_spec(model_path, command):
     options = _parser().parse_args(arguments)
     assert objective(options) == {}
     assert evaluation(options) == {"latency_rounds": 3}
-    more = [
-        "--task",
-        "multi_label",
-        "--output-index",
-        "1",
-        "--latency-batch-size",
-        "8",
-        "--compiled",
-    ]
+    more = ["--task", "multi_label", "--output-index", "1"]
+    more += ["--latency-batch-size", "8", "--compiled"]
     options = _parser().parse_args([*command, *more, "--macs", "0.5", "--", str(model_path)])
     assert objective(options) == {"task": "multi_label", "output": 1}
     said = evaluation(options)
