@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from secateur.schema import Input
 
+SEARCHED_BUDGETS = ("accuracy", "loss")
+"""Budgets that are met by trying models on labeled data, and not by counting."""
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -86,7 +89,7 @@ class Budget(Amount):
     @property
     def is_searched(self) -> bool:
         """Whether it is met by trying models, and not by counting."""
-        return self.accuracy is not None or self.loss is not None
+        return any(name in self.given for name in SEARCHED_BUDGETS)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

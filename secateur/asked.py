@@ -23,12 +23,17 @@ _PRUNE_OPTIONS = (
 """How to prune, besides how much: named as in the spec."""
 
 
+_EVALUATION_OPTIONS = ("latency_rounds", "latency_batch_size", "noise_std", "fgsm_epsilon")
+
+
 def evaluation(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "latency_rounds": options.latency_rounds,
-        "noise_std": options.noise_std,
-        "fgsm_epsilon": options.fgsm_epsilon,
-    }
+    # A comparison measures no safety.
+    said = _given({name: getattr(options, name, None) for name in _EVALUATION_OPTIONS})
+    return {**said, "latency_mode": "compiled"} if options.compiled else said
+
+
+def objective(options: argparse.Namespace) -> dict[str, Any]:
+    return _given({"task": options.task, "output": options.output_index})
 
 
 def grid(options: argparse.Namespace) -> dict[str, Any]:
@@ -53,26 +58,32 @@ def recipe(options: argparse.Namespace) -> list[dict[str, Any]]:
 def _recovery(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The steps after pruning."""
     steps: list[dict[str, Any]] = []
-    if options.train is not None:
+    # What reconstruction solves for makes up for the statistics, too.
+    if options.reconstruct:
+        steps.append({"step": "reconstruct"})
+    elif options.train is not None:
         steps.append({"step": "recalibrate"})
+    if options.distill:
+        steps.append(_training("distill", options, options.distill))
     if options.finetune:
-        steps.append(_finetune(options, options.finetune))
+        steps.append(_training("finetune", options, options.finetune))
     return steps
 
 
-def _finetune(options: argparse.Namespace, epochs: int) -> dict[str, Any]:
+def _training(step: str, options: argparse.Namespace, epochs: int) -> dict[str, Any]:
+    optimizer = _given({"optimizer": options.optimizer})
     return {
-        "step": "finetune",
+        "step": step,
         "epochs": epochs,
+        **optimizer,
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
     }
 
 
 def prune_step(options: argparse.Namespace) -> dict[str, Any]:
-    budget = {name: getattr(options, name) for name in Budget.model_fields}
-    given = {name: value for name, value in budget.items() if value is not None}
-    return {"step": "prune", **({"budget": given} if given else {}), **chosen(options)}
+    budget = _given({name: getattr(options, name) for name in Budget.model_fields})
+    return {"step": "prune", **({"budget": budget} if budget else {}), **chosen(options)}
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
@@ -83,5 +94,12 @@ def chosen(options: argparse.Namespace) -> dict[str, Any]:
         name = options.criterion or Criterion.MAGNITUDE.value
         said["criterion"] = {"name": name, **dict(options.option)}
     if getattr(options, "round_finetune", 0):
-        said["recover"] = [_finetune(options, options.round_finetune)]
+        said["recover"] = [_training("finetune", options, options.round_finetune)]
+    how_long = {"trials": options.trials, "seconds": options.search_seconds}
+    said["search"] = _given({"minimize": options.minimize, **how_long}) or None
+    return _given(said)
+
+
+def _given(said: dict[str, Any]) -> dict[str, Any]:
+    """Only what the command line says: the spec has a default for the rest."""
     return {name: value for name, value in said.items() if value is not None}

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from secateur.amounts import SEARCHED_BUDGETS, Budget
 from secateur.criteria import CRITERIA, Criterion, CriterionChoice
-from secateur.problems import OptionInfo
+from secateur.problems import BudgetInfo, OptionInfo
 from secateur.pruning import PruneStep
 from secateur.recovery import DistillStep
 from secateur.spec import Step
 
-__all__ = ["CRITERIA", "STEPS", "Needs", "needs_of", "needs_of_step", "options_of"]
+__all__ = ["CRITERIA", "STEPS", "Needs", "budgets", "needs_of", "needs_of_step", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,19 @@ def options_of(criterion: Criterion) -> list[OptionInfo]:
             )
         )
     return found
+
+
+def budgets() -> list[BudgetInfo]:
+    """Every budget, from the fields of its contract."""
+    return [
+        BudgetInfo(
+            name=name,
+            summary=field.description or "",
+            needs_data=name in SEARCHED_BUDGETS,
+            needs_labels=name in SEARCHED_BUDGETS,
+        )
+        for name, field in Budget.model_fields.items()
+    ]
 
 
 def needs_of(step: PruneStep) -> Iterator[tuple[str, str, Needs]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from secateur.amounts import Budget
-from secateur.asked import chosen, evaluation, grid, prune_step, recipe
+from secateur.amounts import SEARCHED_BUDGETS, Budget
+from secateur.asked import chosen, evaluation, grid, objective, prune_step, recipe
 from secateur.client import Client
 from secateur.compare import followed, write_comparison
 from secateur.comparison import comparison_table
@@ -34,6 +34,12 @@ from secateur.table import aligned, plan_table, report_table
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: as asked; the service or the job said no; a wrong command line; Ctrl-C."""
 
+_OPTIONS = {
+    "recover": "--round-finetune",
+    "search": "--minimize, --trials, --search-seconds",
+}
+"""Options that are not named as what they say in a spec."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; give the exit code."""
@@ -52,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except ValidationError as error:
         found = error.errors()[0]
+        # What is wrong with a spec as a whole has no place, and names one.
         place = ".".join(str(part) for part in found["loc"])
-        _say(f"secateur: {place}: {found['msg'].removeprefix('Value error, ')}")
+        message = found["msg"].removeprefix("Value error, ")
+        _say(f"secateur: {place}: {message}" if place else f"secateur: {message}")
         return MISUSED
     except OSError as error:
         _say(f"secateur: {error}")
@@ -71,6 +79,7 @@ def compress(client: Client, options: argparse.Namespace) -> None:
             "model_id": _uploaded_model(client, options.model, line),
             "recipe": recipe(options),
             "data": _uploaded_data(client, options, line),
+            "objective": objective(options),
             "evaluation": evaluation(options),
             "safety": {"max_drop": dict(options.max_drop)} if options.max_drop else None,
             "seed": options.seed,
@@ -92,6 +101,10 @@ def _fetch(client: Client, job: Job, folder: Path) -> None:
     """Download what a job made, and show what it measured."""
     made = client.download_all(job, folder)
     report = client.report(job)
+    if report.search is not None:
+        picture = folder / "search.svg"
+        picture.write_bytes(client.job_chart(job))
+        made.append(picture)
     print(report_table(report), end="")
     _warn(report.warnings)
     print(f"\n{job.id}: {', '.join(path.name for path in made)} in {folder}")
@@ -105,7 +118,8 @@ def compare(client: Client, options: argparse.Namespace) -> None:
             "model_id": _uploaded_model(client, options.model, line),
             "grid": grid(options),
             "data": _uploaded_data(client, options, line),
-            "evaluation": {"latency_rounds": options.latency_rounds},
+            "objective": objective(options),
+            "evaluation": evaluation(options),
             "seed": options.seed,
             "label": options.label,
             "run_timeout_s": options.run_timeout,
@@ -126,6 +140,7 @@ def plan(client: Client, options: argparse.Namespace) -> None:
             "model_id": _uploaded_model(client, options.model, line),
             "prune": prune_step(options),
             "data": _uploaded_data(client, options, line),
+            "objective": objective(options),
             "seed": options.seed,
             "label": options.label,
         }
@@ -163,15 +178,21 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
         return
     print(f"Secateur {found.version} at {options.url}")
     print(f"models: {', '.join(found.model_formats)}; data: {', '.join(found.dataset_formats)}")
-    print(f"budgets: {', '.join(found.budgets)}; scopes: {', '.join(found.scopes)}")
+    print(f"scopes: {', '.join(found.scopes)}; latency: {', '.join(found.latency_modes)}")
     print(f"algorithms: {', '.join(found.algorithms)}")
     print(f"granularities: {', '.join(found.granularities)}")
-    names = [*(step.name for step in found.steps), *(each.name for each in found.criteria)]
-    width = max(len(name) for name in names)
-    for title, rows in (("steps", found.steps), ("criteria", found.criteria)):
+    print(f"minimize: {', '.join(found.minimize)}")
+    tables = {
+        "steps": {step.name: step.summary for step in found.steps},
+        "budgets": {budget.name: budget.summary for budget in found.budgets},
+        "tasks": {task.name: task.summary for task in found.tasks},
+        "criteria": {criterion.name: criterion.summary for criterion in found.criteria},
+    }
+    width = max(len(name) for table in tables.values() for name in table)
+    for title, table in tables.items():
         print(f"{title}:")
-        for row in rows:
-            print(f"  {row.name:<{width}}  {row.summary}")
+        for name, summary in table.items():
+            print(f"  {name:<{width}}  {summary}")
 
 
 def _uploaded_model(client: Client, path: Path, line: ProgressLine) -> str:
@@ -180,12 +201,14 @@ def _uploaded_model(client: Client, path: Path, line: ProgressLine) -> str:
 
 def _uploaded_data(
     client: Client, options: argparse.Namespace, line: ProgressLine
-) -> dict[str, str]:
-    return {
+) -> dict[str, str | float]:
+    data: dict[str, str | float] = {
         use: client.upload_dataset(path, on_bytes=partial(line.bytes, f"{use} data")).id
         for use in ("train", "test")
         if (path := getattr(options, use, None)) is not None
     }
+    fraction = getattr(options, "validation_fraction", None)  # A plan holds no rows out.
+    return data if fraction is None else {**data, "validation_fraction": fraction}
 
 
 def _followed(client: Client, job: Job, line: ProgressLine) -> Job:
@@ -289,21 +312,35 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _checked_compare(client: Client, options: argparse.Namespace) -> None:
-    if (options.finetune or options.round_finetune) and options.train is None:
-        raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
+    _check_train(options)
     if ALL in options.criteria and options.criteria != [ALL]:
         raise SystemExit(_misuse(f"--criteria {ALL} is all of them: leave out the others"))
     compare(client, options)
 
 
 def _checked_compress(client: Client, options: argparse.Namespace) -> None:
-    if (options.finetune or options.round_finetune) and options.train is None:
-        raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
+    _check_train(options)
     if options.plan is not None and (said := chosen(options)):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+        names = ", ".join(_OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in said)
         raise SystemExit(_misuse(f"--plan says what goes: leave out {names}, or edit the plan"))
     _check_amount(options, "--plan")
     compress(client, options)
+
+
+def _check_train(options: argparse.Namespace) -> None:
+    """Name the option that needs data, where there is none, before anything is sent."""
+    if options.train is not None:
+        return
+    for name in SEARCHED_BUDGETS:
+        if getattr(options, name) is not None:
+            raise SystemExit(
+                _misuse(f"--{name} tries models on rows of labeled data: give --train")
+            )
+    if options.finetune or options.round_finetune:
+        raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
+    for name in ("reconstruct", "distill"):
+        if getattr(options, name):
+            raise SystemExit(_misuse(f"--{name} needs inputs, without labels: give --train"))
 
 
 def _checked_plan(client: Client, options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from secateur.models import Dataset, DatasetFormat, DatasetPage, Model, ModelFor
 from secateur.plan import Plan
 from secateur.problems import Capabilities, Validation
 from secateur.report import Report
+from secateur.search import Minimize
 from secateur.spec import JobSpec, PlanSpec, bare_plan
 from secateur.sweeps import Sweep, SweepPage, SweepSpec, SweepSummary
 from secateur.transport import Request, Retries, Transport
@@ -237,6 +238,25 @@ class Client:
     def plan(self, job: Job | str) -> Plan:
         """What a dry run decided."""
         return self._get(Plan, f"/v1/jobs/{_id(job)}/result")
+
+    def job_chart(
+        self,
+        job: Job | str,
+        file_format: Literal["svg", "png"] = "svg",
+        *,
+        against: Minimize | None = None,
+    ) -> bytes:
+        """The trials of a job that looked for the smallest model, as a picture.
+
+        Args:
+            job: The job, or its id.
+            file_format: `svg` or `png`.
+            against: What the horizontal axis shows; by default what was minimized.
+        """
+        path = f"/v1/jobs/{_id(job)}/chart.{file_format}"
+        query = {} if against is None else {"against": against.value}
+        request = self._request("GET", path, query=query, is_repeatable=True)
+        return self._transport.send(request).content
 
     # Sweeps.
 

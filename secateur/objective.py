@@ -35,16 +35,23 @@ class Task(StrEnum):
         return count if isinstance(count, int) else None
 
 
+TASKS: dict[Task, str] = {
+    Task.CLASSIFICATION: "output (rows, classes, ...), targets (rows, ...)",
+    Task.REGRESSION: "both of one shape, squared error",
+    Task.TAGGING: "output (rows, positions, classes), targets (rows, positions)",
+    Task.MULTI_LABEL: "both of one shape, targets 0 or 1",
+    Task.LANGUAGE_MODELLING: "output (rows, positions, vocabulary), each about the next token",
+}
+"""What output and targets are, in a line for each task."""
+
+
 class Objective(Input):
     """What losses, criteria by labels and measures of quality go by."""
 
     task: Task | None = Field(
         default=None,
-        description="`classification`: output (rows, classes, ...), targets (rows, ...). "
-        "`regression`: both of one shape, squared error. `tagging`: output (rows, positions, "
-        "classes), targets (rows, positions). `multi_label`: both of one shape, targets 0 or 1. "
-        "`language_modelling`: output (rows, positions, vocabulary), each about the next token. "
-        "Null: `classification` for whole numbers, `regression` for floats.",
+        description=" ".join(f"`{task}`: {shapes}." for task, shapes in TASKS.items())
+        + " Null: `classification` for whole numbers, `regression` for floats.",
     )
     output: int = Field(
         default=0, ge=0, le=10_000, description="Which of the model's outputs is judged, from 0."

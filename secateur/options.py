@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from secateur.criteria import Aggregation, Criterion, Normalization
+from secateur.objective import Task
 from secateur.pruning import Algorithm, Granularity, Schedule, Scope
 from secateur.safety import MaxDrop
+from secateur.search import Minimize, Search
 
 BUDGETS: tuple[tuple[str, type, str, str], ...] = (
     ("macs", float, "FRACTION", "multiply-accumulates that may remain"),
     ("parameters", float, "FRACTION", "parameters that may remain"),
     ("bytes", float, "FRACTION", "weight bytes that may remain"),
+    ("latency", float, "FRACTION", "latency that may remain, measured on the worker's device"),
+    (
+        "accuracy",
+        float,
+        "DROP",
+        "look for the smallest model that loses no more accuracy, such as 0.01 for one point",
+    ),
+    ("loss", float, "RISE", "look for the smallest model whose loss rises no more"),
     ("channel-ratio", float, "FRACTION", "channels to remove"),
     ("keep", int, "N", "channels that stay: of each group with --scope local, else of the model"),
     ("threshold", float, "IMPORTANCE", "importance below which channels go"),
@@ -76,6 +86,34 @@ def add_ways(command: argparse.ArgumentParser) -> None:
     command.add_argument("--normalization", choices=[each.value for each in Normalization])
     command.add_argument("--rounds", type=int, metavar="N", help="prune in this many rounds")
     command.add_argument("--schedule", choices=[each.value for each in Schedule])
+    command.add_argument(
+        "--minimize",
+        choices=[each.value for each in Minimize],
+        help="with --accuracy or --loss: what is to be least "
+        f"(default: {Search.model_fields['minimize'].default})",
+    )
+    command.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="with --accuracy or --loss: most models to try "
+        f"(default: {Search.model_fields['trials'].default})",
+    )
+    command.add_argument(
+        "--search-seconds",
+        type=int,
+        metavar="SECONDS",
+        help="with --accuracy or --loss: after this no other model is tried "
+        f"(default: {Search.model_fields['seconds'].default})",
+    )
+    command.add_argument(
+        "--task",
+        choices=[each.value for each in Task],
+        help="what the targets are (default: classification of whole numbers, else regression)",
+    )
+    command.add_argument(
+        "--output-index", type=int, metavar="N", help="which output is judged, from 0 (default: 0)"
+    )
     command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     command.add_argument("--label", help="yours, for finding the job again")
 
@@ -119,6 +157,24 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--train", type=file, metavar="NPZ", help="data to recover with")
     command.add_argument("--test", type=file, metavar="NPZ", help="data to measure with")
     command.add_argument(
+        "--validation-fraction",
+        type=float,
+        metavar="FRACTION",
+        help="rows of --train that are held out, to choose by (default: 0.1)",
+    )
+    command.add_argument(
+        "--reconstruct",
+        action="store_true",
+        help="solve for the weights that restore each layer's outputs on --train; no labels needed",
+    )
+    command.add_argument(
+        "--distill",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="train the original's outputs this long on --train; no labels needed",
+    )
+    command.add_argument(
         "--finetune", type=int, default=0, metavar="EPOCHS", help="train this long on --train"
     )
     command.add_argument(
@@ -128,6 +184,9 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
         metavar="EPOCHS",
         help="train this long between the rounds of --rounds, too",
     )
+    command.add_argument(
+        "--optimizer", choices=["adamw", "sgd"], help="what trains (default: adamw)"
+    )
     command.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
     command.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     command.add_argument(
@@ -135,6 +194,15 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
         type=int,
         default=50,
         help="timed calls of each model; 0 for none (default: %(default)s)",
+    )
+    command.add_argument(
+        "--latency-batch-size",
+        type=int,
+        metavar="ROWS",
+        help="rows of a call when latency is measured (default: 1)",
+    )
+    command.add_argument(
+        "--compiled", action="store_true", help="measure latency behind torch.compile"
     )
     command.add_argument(
         "--run-timeout",

@@ -75,6 +75,23 @@ class StepInfo(Output):
     needs_labels: bool
 
 
+class BudgetInfo(Output):
+    """A way to say how much is removed."""
+
+    name: str
+    summary: str
+    needs_data: bool
+    needs_labels: bool
+
+
+class TaskInfo(Output):
+    """What right may mean for a model."""
+
+    name: str
+    summary: str = Field(description="The shapes of output and targets.")
+    has_accuracy: bool
+
+
 class Limits(Output):
     """The largest things that are taken."""
 
@@ -99,6 +116,9 @@ class Capabilities(Output):
     schedules: list[str]
     scopes: list[str]
     granularities: list[str]
-    budgets: list[str]
+    budgets: list[BudgetInfo]
+    minimize: list[str] = Field(description="What a search may look for the least of.")
+    tasks: list[TaskInfo]
+    latency_modes: list[str]
     steps: list[StepInfo]
     limits: Limits

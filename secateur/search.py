@@ -15,6 +15,11 @@ class Minimize(StrEnum):
     BYTES = "bytes"
     LATENCY = "latency"
 
+    @property
+    def label(self) -> str:
+        """As it is called in tables and pictures."""
+        return {Minimize.MACS: "MACs", Minimize.BYTES: "weight bytes"}.get(self, self.value)
+
 
 class Search(Input):
     """How to look for the smallest model that keeps its promise."""

@@ -1,10 +1,11 @@
-"""A report as a table: before, after pruning, after recovery, side by side."""
+"""A report as tables: before, after pruning, after recovery, side by side; and what was tried."""
 
 from collections.abc import Callable, Sequence
 from math import prod
 
 from secateur.plan import Plan
 from secateur.report import Measurement, Quality, Report
+from secateur.trials import GroupLatency, SearchEnd, SearchOutcome, SearchReport, Trial
 
 _MISSING = "-"
 _Cell = Callable[[Measurement], float | None]
@@ -12,17 +13,25 @@ _Of = Callable[[Quality], float | None]
 
 
 def report_table(report: Report) -> str:
-    """The numbers of a report, a line each; the last column says what became of the first."""
+    """The numbers of a report, a line each; the last column says what became of the first.
+
+    Below, where there are any: the trials of a search, and what a latency budget was met by.
+    """
     columns = (report.before, report.after_prune, report.after_recovery)
     rows: list[tuple[str, ...]] = [("", "before", "pruned", "recovered", "change")]
     for name, cell, shown, change in _LINES:
         values = [cell(column) for column in columns]
         if any(value is not None for value in values):
-            cells = [_MISSING if value is None else shown(value) for value in values]
+            cells = [_shown(value, shown) for value in values]
             rows.append((name, *cells, _changed(values[0], values[-1], change)))
     if report.latency is not None:
         rows.append(("speedup", "", "", "", f"{report.latency.speedup:.2f}x"))
-    return aligned(rows)
+    tables = [aligned(rows)]
+    if report.search is not None:
+        tables.append(_search_table(report.search))
+    if report.latency_table:
+        tables.append(_latency_table(report.latency_table))
+    return "\n".join(tables)
 
 
 def plan_table(plan: Plan) -> str:
@@ -38,6 +47,69 @@ def plan_table(plan: Plan) -> str:
     for group in plan.channel_groups:
         before, after = group.channel_count, len(group.keep)
         rows.append((group.name, f"{before:,}", f"{after:,}", _ratio(before, after)))
+    return aligned(rows)
+
+
+def _search_table(search: SearchReport) -> str:
+    """How a search ended, and below it every model that it tried."""
+    has_latency = any(trial.latency_ratio is not None for trial in search.trials)
+    is_accuracy = search.budget == "accuracy"
+
+    def row(name: str, macs: str, latency: str, quality: str, *last: str) -> tuple[str, ...]:
+        return (name, macs, *((latency,) if has_latency else ()), quality, *last)
+
+    def shown(value: float | None) -> str:
+        return _shown(value, _percent if is_accuracy else _number)
+
+    width = len(str(len(search.trials)))
+    whole = search.original_counts.macs
+    original = search.original_accuracy if is_accuracy else search.original_loss
+    rows = [
+        row("trial", "MACs", "latency", search.budget, "promise", ""),
+        row("original", _ratio(whole, whole), "100.0%", shown(original), "", ""),
+    ]
+    rows += [
+        row(
+            f"{trial.number:>{width}}  {trial.reason}",
+            _ratio(whole, trial.counts.macs),
+            _shown(trial.latency_ratio, _share),
+            shown(trial.accuracy if is_accuracy else trial.loss),
+            _promise(trial),
+            "delivered" if trial.number == search.delivered_trial else "",
+        )
+        for trial in search.trials
+    ]
+    return f"{_outcome(search)}\n{aligned(rows)}"
+
+
+def _outcome(search: SearchReport) -> str:
+    change = "lower" if search.budget == "accuracy" else "higher"
+    promise = f"{search.budget} {search.allowed:g} {change} at most"
+    sought = f"least {search.minimize.label} with {promise}"
+    ending = f"{len(search.trials)} tried, {_ENDINGS[search.ended_by]}"
+    if search.outcome is SearchOutcome.FOUND:
+        return f"{sought}: found ({ending})"
+    return f"{sought}: no model keeps the promise ({ending})"
+
+
+def _promise(trial: Trial) -> str:
+    """Whether a trial keeps it: on the validation rows, and on the test data where asked."""
+    if not trial.is_kept:
+        return "not kept"
+    return "not kept on test data" if trial.is_confirmed is False else "kept"
+
+
+def _latency_table(groups: Sequence[GroupLatency]) -> str:
+    """The model's latency by how many channels one group keeps, a line for each group."""
+    most = max(len(group.kept) for group in groups)
+    rows = [("latency by channels kept", "of", *[""] * most)]
+    for group in groups:
+        cells = [
+            f"{kept:,}: {_share(ratio)}"
+            for kept, ratio in zip(group.kept, group.ratio, strict=True)
+        ]
+        padding = [""] * (most - len(cells))
+        rows.append((group.name, f"{group.channel_count:,}", *cells, *padding))
     return aligned(rows)
 
 
@@ -68,8 +140,16 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _shown(value: float | None, how: Callable[[float], str]) -> str:
+    return _MISSING if value is None else how(value)
+
+
 def _ratio(before: float, after: float) -> str:
-    return f"{after / before:.1%}" if before else _MISSING
+    return _share(after / before) if before else _MISSING
 
 
 def _points(before: float, after: float) -> str:
@@ -115,3 +195,9 @@ _LINES: tuple[tuple[str, _Cell, Callable[[float], str], Callable[[float, float],
     ("latency p95", lambda m: m.latency.p95_ms if m.latency else None, _ms, _ratio),
 )
 """What a line shows: its name, where the value is, how it is written, and how it has changed."""
+
+_ENDINGS: dict[SearchEnd, str] = {
+    SearchEnd.CONVERGED: "nothing smaller left to try",
+    SearchEnd.TRIALS: "no more allowed",
+    SearchEnd.SECONDS: "out of time",
+}

@@ -1,24 +1,16 @@
 """A comparison as a picture: what is left of the quality, against what is left of the work."""
 
-import io
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
 
 from secateur.comparison import Comparison, ComparisonRow
+from service.picture import Format, add_legend, name_axes, picture, printable, say_empty
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Format = Literal["svg", "png"]
-
-_WIDTH_IN, _LEAST_HEIGHT_IN, _DPI = 10.0, 5.6, 144
-_ABOVE_IN, _BELOW_IN = 0.5, 0.6
-# Of the legend: it is the picture that grows, for small letters are for nobody.
-_ROW_IN = 0.195
-_MOST_CHARACTERS = 36
 
 # Told apart by color (the first are Tol's, for people who see colors differently) and by marker. As
 # the numbers of both have no common divisor, all lines of a sweep differ in one of them.
@@ -27,12 +19,6 @@ _COLORS = (
     *("#332288", "#ee7733", "#777777", "#000000", "#997700", "#bb99dd", "#88cc66", "#bb5566"),
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p", "d", "8", "H")
-
-_UNDATED: dict[Format, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}}
-"""What matplotlib would say of when and with what it drew."""
-
-# Fonts are read by one thread at a time, and the drawing takes a fraction of a second.
-_DRAWING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -62,60 +48,28 @@ def chart(comparison: Comparison, file_format: Format) -> bytes:
         comparison: Partial ones too; jobs without numbers are left out.
         file_format: `svg` or `png`.
     """
-    # Here, as it takes a second, and most processes never draw.
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with _DRAWING:
-        mpl.rcParams["svg.hashsalt"] = "secateur"  # Ids in the file are random without it.
-        figure = Figure(figsize=(_WIDTH_IN, _height_in(comparison)), dpi=_DPI)
-        description = _draw(figure, comparison)
-        metadata = {
-            "Title": _title(comparison),
-            "Description": description,
-            **_UNDATED[file_format],
-        }
-        file = io.BytesIO()
-        figure.savefig(file, format=file_format, metadata=metadata)
-    return file.getvalue()
+    return picture(
+        partial(_draw, comparison=comparison),
+        title=comparison.label or comparison.sweep_id,
+        legend_rows=len({row.method for row in comparison.rows}),
+        file_format=file_format,
+    )
 
 
-def _height_in(comparison: Comparison) -> float:
-    rows = len({row.method for row in comparison.rows})
-    return max(_LEAST_HEIGHT_IN, _ABOVE_IN + rows * _ROW_IN + _BELOW_IN)
-
-
-def _title(comparison: Comparison) -> str:
-    return _printable(comparison.label or comparison.sweep_id)
-
-
-def _draw(figure: "Figure", comparison: Comparison) -> str:
-    """Fill the figure; say in words what it shows."""
+def _draw(axes: "Axes", *, comparison: Comparison) -> str:
+    """Fill the axes; say in words what they show."""
     original, *jobs = comparison.rows
     measure = next(
         (each for each in _MEASURES if any(each.value(row) is not None for row in jobs)),
         _MEASURES[0],
     )
-    height = figure.get_figheight()
-    bottom = _BELOW_IN / height
-    axes = figure.add_axes((0.10, bottom, 0.58, 1 - bottom - _ABOVE_IN / height))
-    axes.set_title(_title(comparison), loc="left", fontsize=12, parse_math=False)
     across = _across(original, jobs)
-    axes.set_xlabel(f"{across.name} left, fraction of the original")
-    axes.set_ylabel(measure.title)
-    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    if measure.is_fraction:
-        axes.yaxis.set_major_formatter(lambda value, _position: f"{value:.1%}")
+    name_axes(axes, across.name, measure.title, is_up_fraction=measure.is_fraction)
     lines = _lines(original, jobs, measure, across)
     _draw_lines(axes, lines, original=measure.value(original))
     counted = f"{sum(len(points) for _, points in lines)} of {len(jobs)} jobs"
     if not lines:
-        axes.text(
-            0.5, 0.5, "no job has numbers yet", transform=axes.transAxes, ha="center", color="#666"
-        )
+        say_empty(axes, "no job has numbers yet")
     return (
         f"{measure.title} against {across.name} left, a line for each method: {counted} have "
         "numbers."
@@ -167,7 +121,8 @@ def _draw_lines(
     *,
     original: float | None,
 ) -> None:
-    handles, labels = [], []
+    handles: list[Artist] = []
+    labels: list[str] = []
     if original is not None:
         handles.append(axes.axhline(original, color="#222222", linestyle="--", linewidth=1.2))
         labels.append("original")
@@ -182,29 +137,5 @@ def _draw_lines(
             markeredgewidth=0.7,
             linewidth=1.6,
         )
-        labels.append(_printable(method))
-    if handles:
-        legend = axes.legend(
-            handles,
-            labels,
-            loc="upper left",
-            bbox_to_anchor=(1.02, 1.0),
-            borderaxespad=0.0,
-            frameon=False,
-            fontsize=9,
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # A name with dollars in it is no formula.
-
-
-def _printable(text: str) -> str:
-    """What the font has a picture for, and not more of it than there is room."""
-    from matplotlib import font_manager
-
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    known = font.get_charmap()
-    shown = "".join(c if c.isprintable() and ord(c) in known else "?" for c in text)
-    if len(shown) > _MOST_CHARACTERS:
-        shown = f"{shown[: _MOST_CHARACTERS - 1]}…"
-    # Names that begin with an underscore are left out of legends.
-    return f" {shown}" if shown.startswith("_") else shown
+        labels.append(printable(method))
+    add_legend(axes, handles, labels)

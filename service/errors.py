@@ -31,6 +31,7 @@
     - SweepNotFinal              sweep.not_final
     - JobNotFinished             job.not_finished
     - JobHasNoResult             job.no_result
+    - JobHasNoSearch             job.no_search
   * UploadError
     x UploadTooLarge         413 upload.too_large
     x ChecksumMismatch       422 upload.checksum
@@ -385,6 +386,17 @@ class JobHasNoResult(Conflict):
             super().__init__(f"{job_id} was canceled")
         else:
             super().__init__(f"{job_id} failed with {failure.code}: {failure.detail}")
+
+
+class JobHasNoSearch(Conflict):
+    code = "job.no_search"
+    title = "The job did not look for the smallest model"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"{job_id} has a result, and no trials to draw: only a job with a budget of accuracy "
+            "or loss tries models"
+        )
 
 
 class UploadError(ServiceError):

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from secateur.jobs import Artifact, Job, JobKind, JobPage, JobState
 from secateur.problems import FieldProblem, Validation
 from secateur.spec import JobFrame, JobSpec
+from secateur.trials import SearchReport
 from service import errors
 from service.checks import (
     Named,
@@ -159,6 +160,17 @@ class JobService:
         if result is None:
             raise errors.JobHasNoResult(job_id, failure=job.failure)
         return result
+
+    def search(self, job_id: str) -> SearchReport:
+        """What a job tried to find the smallest model.
+
+        Raises:
+            JobHasNoSearch: It has a result and tried nothing; without a result as `result` does.
+        """
+        search = self.result(job_id).get("search")
+        if search is None:
+            raise errors.JobHasNoSearch(job_id)
+        return SearchReport.model_validate(search)
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         with read_scope(self.engine) as session:

@@ -1,4 +1,4 @@
-"""Documents as bytes."""
+"""Documents and pictures as bytes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 from starlette.responses import Response
+
+from service.picture import Format
 
 CREATED: dict[str, Any] = {
     "description": "Queued. `Location` says where to follow it, `Retry-After` when to ask again.",
@@ -21,6 +23,14 @@ CREATED: dict[str, Any] = {
 }
 """What OpenAPI says of the answer to a request that makes something."""
 
+_MEDIA_TYPES: dict[Format, str] = {"svg": "image/svg+xml", "png": "image/png"}
+# A picture that was made from users' words is never a page of this site.
+_PICTURE_HEADERS = {
+    "Cache-Control": "private, no-cache",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+
 
 def json_response(
     document: BaseModel,
@@ -34,6 +44,10 @@ def json_response(
         headers=headers,
         media_type="application/json",
     )
+
+
+def picture_response(drawn: bytes, file_format: Format) -> Response:
+    return Response(drawn, headers=_PICTURE_HEADERS, media_type=_MEDIA_TYPES[file_format])
 
 
 def document_etag(document: BaseModel) -> str:

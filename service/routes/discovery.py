@@ -6,13 +6,21 @@ from fastapi import APIRouter, Body, Request
 from pydantic import ValidationError
 
 import secateur
-from secateur.amounts import Budget
-from secateur.capabilities import CRITERIA, STEPS, options_of
+from secateur.capabilities import CRITERIA, STEPS, budgets, options_of
 from secateur.criteria import Aggregation, Normalization
 from secateur.models import DatasetFormat, ModelFormat
-from secateur.problems import Capabilities, CriterionInfo, Limits, StepInfo, Validation
+from secateur.objective import TASKS
+from secateur.problems import (
+    Capabilities,
+    CriterionInfo,
+    Limits,
+    StepInfo,
+    TaskInfo,
+    Validation,
+)
 from secateur.pruning import Algorithm, Granularity, Schedule, Scope
-from secateur.spec import SPEC_VERSION, JobSpec, job_spec_schema
+from secateur.search import Minimize
+from secateur.spec import SPEC_VERSION, JobSpec, LatencyMode, job_spec_schema
 from secateur.sweeps import MOST_JOBS
 from service.dependencies import PAGE_MAX_ROWS, ServicesDependency
 from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestInvalid
@@ -24,7 +32,7 @@ router = APIRouter(prefix="/v1", tags=["discovery"], route_class=StrictJsonRoute
 
 @router.get("/capabilities", summary="What this service can do", response_model=Capabilities)
 def get_capabilities(services: ServicesDependency) -> Capabilities:
-    """Formats, steps, criteria and budgets that a spec may name, and the largest sizes taken."""
+    """Formats, steps, criteria, budgets and tasks that a spec may name, and the largest sizes."""
     return Capabilities(
         version=secateur.__version__,
         spec_version=SPEC_VERSION,
@@ -48,7 +56,13 @@ def get_capabilities(services: ServicesDependency) -> Capabilities:
         schedules=list(Schedule),
         scopes=list(Scope),
         granularities=list(Granularity),
-        budgets=list(Budget.model_fields),
+        budgets=budgets(),
+        minimize=list(Minimize),
+        tasks=[
+            TaskInfo(name=task, summary=summary, has_accuracy=task.has_accuracy)
+            for task, summary in TASKS.items()
+        ],
+        latency_modes=list(LatencyMode),
         steps=[
             StepInfo(
                 name=name,

@@ -3,16 +3,20 @@
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from starlette.responses import JSONResponse, Response
 
 from secateur.jobs import Artifact, ArtifactList
 from secateur.plan import Plan
 from secateur.report import Report
+from secateur.search import Minimize
 from service import downloads, errors
 from service.conditions import ByteRange, Unsatisfiable, is_match, requested_range
-from service.dependencies import IfNoneMatch, ServicesDependency
+from service.dependencies import IfNoneMatch, Services, ServicesDependency
+from service.picture import Format
 from service.problems import problems
+from service.representations import picture_response
+from service.search_chart import search_chart
 
 router = APIRouter(prefix="/v1", tags=["results"])
 
@@ -26,6 +30,19 @@ _FILE = {
         },
     },
 }
+
+_NO_CHART = problems(
+    errors.JobNotFound,
+    errors.JobNotFinished,
+    errors.JobHasNoResult,
+    errors.JobHasNoSearch,
+    errors.RequestInvalid,
+)
+
+Against = Annotated[
+    Minimize | None,
+    Query(description="What the horizontal axis shows; what was minimized if it is left out."),
+]
 
 
 @router.get(
@@ -42,6 +59,52 @@ def get_result(job_id: str, services: ServicesDependency) -> Response:
     the detail.
     """
     return JSONResponse(services.jobs.result(job_id))
+
+
+@router.get(
+    "/jobs/{job_id}/chart.svg",
+    summary="Draw a job's trials as SVG",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/svg+xml": {"schema": {"type": "string"}}}},
+        **_NO_CHART,
+    },
+)
+def get_job_chart_svg(
+    job_id: str, services: ServicesDependency, against: Against = None
+) -> Response:
+    """Accuracy on the validation rows against size: a point for each model that was tried.
+
+    With a budget of `loss`, the loss. Delivered, keeping the promise and breaking it are told
+    apart; a line joins those of which none is smaller and as good; dashed are the original and the
+    limit. For a job whose budget is neither: 409.
+    """
+    return _drawn_search(services, job_id, against, "svg")
+
+
+@router.get(
+    "/jobs/{job_id}/chart.png",
+    summary="Draw a job's trials as PNG",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
+        **_NO_CHART,
+    },
+)
+def get_job_chart_png(
+    job_id: str, services: ServicesDependency, against: Against = None
+) -> Response:
+    """The same as `chart.svg`, in pixels."""
+    return _drawn_search(services, job_id, against, "png")
+
+
+def _drawn_search(
+    services: Services, job_id: str, against: Minimize | None, file_format: Format
+) -> Response:
+    search = services.jobs.search(job_id)
+    title = services.jobs.get(job_id).label or job_id
+    drawn = search_chart(search, file_format, title=title, against=against)
+    return picture_response(drawn, file_format)
 
 
 @router.get(

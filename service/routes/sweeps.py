@@ -21,17 +21,11 @@ from service.dependencies import (
 from service.following import followed
 from service.json_bodies import StrictJsonRoute
 from service.problems import problems
-from service.representations import CREATED, json_response
+from service.representations import CREATED, json_response, picture_response
 
 router = APIRouter(prefix="/v1", tags=["sweeps"], route_class=StrictJsonRoute)
 
 _CSV = "text/csv"
-# A picture that was made from users' words is never a page of this site.
-_PICTURE_HEADERS = {
-    "Cache-Control": "private, no-cache",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 @router.post(
@@ -205,7 +199,7 @@ def get_chart_svg(sweep_id: str, services: ServicesDependency) -> Response:
     the outputs.
     """
     drawn = chart(services.sweeps.comparison(sweep_id), "svg")
-    return Response(drawn, headers=_PICTURE_HEADERS, media_type="image/svg+xml")
+    return picture_response(drawn, "svg")
 
 
 @router.get(
@@ -220,4 +214,4 @@ def get_chart_svg(sweep_id: str, services: ServicesDependency) -> Response:
 def get_chart_png(sweep_id: str, services: ServicesDependency) -> Response:
     """The same as `chart.svg`, in pixels."""
     drawn = chart(services.sweeps.comparison(sweep_id), "png")
-    return Response(drawn, headers=_PICTURE_HEADERS, media_type="image/png")
+    return picture_response(drawn, "png")

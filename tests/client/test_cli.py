@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 import pytest
 
 import secateur
-from secateur.asked import grid, prune_step
+from secateur.asked import evaluation, grid, objective, prune_step, recipe
 from secateur.cli import DONE, FAILED, MISUSED, _parser, main
 from secateur.client import Client
 from secateur.jobs import Job, Progress, Stage
 from secateur.progress import ProgressLine, bar
 from secateur.pruning import PruneStep
+from secateur.spec import Evaluation, JobSpec
 from tests.client.conftest import KEY, Service
 from tests.client.test_client import spec
 from tests.service.files import labeled_dataset_file, model_file
+from tests.service.helpers import report, search, trial
 from tests.worker.programs import plan
 
 
@@ -40,7 +42,8 @@ def misused(*arguments: object) -> None:
 
 def test_capabilities_for_people_and_for_programs(here: None, capsys) -> None:
     assert main(["capabilities"]) == DONE
-    assert "magnitude" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("magnitude", "accuracy", "distill", "tagging"))
     assert main(["capabilities", "--json"]) == DONE
     assert json.loads(capsys.readouterr().out)["spec_version"] == 1
 
@@ -71,7 +74,7 @@ def test_wrong_command_lines_say_what_is_right(here: None, model_path, capsys) -
     misused("compress", "nowhere.pt2", "--macs", "0.5")
     assert "there is no file 'nowhere.pt2'" in capsys.readouterr().err
     misused("compress", model_path)
-    assert "--macs, --parameters, --bytes, --channel-ratio" in capsys.readouterr().err
+    assert "--macs, --parameters, --bytes, --latency, --accuracy" in capsys.readouterr().err
     misused("compress", model_path, "--macs", "0.5", "--finetune", "2")
     assert "give --train" in capsys.readouterr().err
     misused()
@@ -102,6 +105,8 @@ def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) ->
     assert "not allowed with argument --plan" in capsys.readouterr().err
     misused("compress", model_path, "--plan", path, "--scope", "local", "--channel-multiple", "2")
     assert "leave out --scope, --channel-multiple" in capsys.readouterr().err
+    misused("compress", model_path, "--plan", path, "--trials", "2")
+    assert "leave out --minimize, --trials, --search-seconds, or" in capsys.readouterr().err
     assert main(["compress", str(model_path), "--plan", str(path)]) == FAILED
     assert "(plan.mismatch)" in capsys.readouterr().err
     path.write_text(json.dumps({**plan([]), "channel_groups": [{"id": "g0"}]}))
@@ -127,6 +132,15 @@ def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) ->
             {
                 "budget": {"threshold": 0.1},
                 "criterion": {"name": "taylor", "targets": "outputs", "sample_count": 64},
+            },
+        ),
+        ("--latency 0.5", {"budget": {"latency": 0.5}}),
+        ("--loss 0.1", {"budget": {"loss": 0.1}}),
+        (
+            "--accuracy 0.01 --minimize latency --trials 8 --search-seconds 60",
+            {
+                "budget": {"accuracy": 0.01},
+                "search": {"minimize": "latency", "trials": 8, "seconds": 60},
             },
         ),
         ("--algorithm zero --pattern 2:4", {"algorithm": "zero", "pattern": "2:4"}),
@@ -156,6 +170,117 @@ def test_what_the_command_line_says_of_pruning_is_in_the_spec(model_path, argume
     step = prune_step(options)
     assert step == {"step": "prune", **expected}
     PruneStep.model_validate(step)
+
+
+def training(step, **fields):
+    return {"step": step, "epochs": 3, **fields, "learning_rate": 0.001, "batch_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", [{"step": "recalibrate"}]),
+        ("--reconstruct", [{"step": "reconstruct"}]),
+        ("--distill 3", [{"step": "recalibrate"}, training("distill")]),
+        (
+            "--reconstruct --distill 3 --finetune 3 --optimizer sgd",
+            [
+                {"step": "reconstruct"},
+                training("distill", optimizer="sgd"),
+                training("finetune", optimizer="sgd"),
+            ],
+        ),
+    ],
+)
+def test_what_regains_quality_is_in_the_recipe(model_path, arguments, expected):
+    data = ["--macs", "0.5", "--train", str(model_path)]
+    options = _parser().parse_args(["compress", str(model_path), *data, *arguments.split()])
+    steps = recipe(options)
+    assert steps[1:] == expected
+    JobSpec.model_validate({"model_id": "mdl_1", "recipe": steps})
+    grid_options = _parser().parse_args(
+        ["compare", str(model_path), *data, "--criteria", "random", *arguments.split()]
+    )
+    assert grid(grid_options)["then"] == expected
+
+
+@pytest.mark.parametrize("command", [["compress"], ["compare", "--criteria", "random"]])
+def test_how_it_is_judged_and_measured_is_in_the_spec(model_path, command):
+    arguments = [*command, "--macs", "0.5", "--latency-rounds", "3", "--", str(model_path)]
+    options = _parser().parse_args(arguments)
+    assert objective(options) == {}
+    assert evaluation(options) == {"latency_rounds": 3}
+    more = ["--task", "multi_label", "--output-index", "1"]
+    more += ["--latency-batch-size", "8", "--compiled"]
+    options = _parser().parse_args([*command, *more, "--macs", "0.5", "--", str(model_path)])
+    assert objective(options) == {"task": "multi_label", "output": 1}
+    said = evaluation(options)
+    assert said == {"latency_rounds": 50, "latency_batch_size": 8, "latency_mode": "compiled"}
+    Evaluation.model_validate(said)
+
+
+def test_a_comparison_has_any_budget(model_path):
+    arguments = "--criteria lamp --accuracy 0.01 0.02 --minimize bytes"
+    options = _parser().parse_args(["compare", str(model_path), *arguments.split()])
+    assert grid(options)["budgets"] == [{"accuracy": 0.01}, {"accuracy": 0.02}]
+    assert grid(options)["prune"] == {"search": {"minimize": "bytes"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--accuracy 0.01", "--accuracy tries models on rows of labeled data: give --train"),
+        ("--loss 0.1", "--loss tries models on rows of labeled data: give --train"),
+        ("--macs 0.5 --reconstruct", "--reconstruct needs inputs, without labels: give --train"),
+        ("--macs 0.5 --distill 2", "--distill needs inputs, without labels: give --train"),
+    ],
+)
+def test_what_needs_data_says_so(here: None, model_path, capsys, arguments, said):
+    misused("compress", model_path, *arguments.split())
+    assert said in capsys.readouterr().err
+    misused("compare", model_path, "--criteria", "random", *arguments.split())
+    assert said in capsys.readouterr().err
+
+
+def test_nothing_is_searched_for_with_a_budget_that_is_counted(here: None, model_path, capsys):
+    assert main(["compress", str(model_path), "--macs", "0.5", "--trials", "3"]) == MISUSED
+    assert "recipe.0.prune.search: there is nothing to search for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", ["--accuracy", "--loss"])
+def test_what_is_met_by_trying_has_no_plan(here: None, model_path, capsys, budget):
+    assert main(["plan", str(model_path), budget, "0.01"]) == MISUSED
+    said = "secateur: prune: a budget of accuracy or loss is met by trying models"
+    assert said in capsys.readouterr().err
+
+
+def test_a_search_leaves_its_trials_as_table_and_picture(
+    here: None, service: Service, model_path, tmp_path, monkeypatch, capsys
+) -> None:
+    made = []
+
+    def wait(client: Client, job: Job, **_options: object) -> Job:
+        made.append(job)
+        service.claim(job)
+        tried = search(trial(1, 0.5, 0.945), delivered_trial=1)
+        service.succeed(job, {**report(), "search": tried}, model__pt2=b"made")
+        return client.job(job)
+
+    monkeypatch.setattr(Client, "wait", wait)
+    data = tmp_path / "train.npz"
+    data.write_bytes(labeled_dataset_file())
+    out = tmp_path / "out"
+    arguments = ["compress", str(model_path), "--accuracy", "0.01", "--train", str(data)]
+    more = ["--validation-fraction", "0.5", "--task", "classification", "-o", str(out)]
+    assert main([*arguments, *more]) == DONE
+    assert {path.name for path in out.iterdir()} == {"model.pt2", "search.svg"}
+    assert (out / "search.svg").read_bytes().startswith(b"<?xml")
+    shown = capsys.readouterr().out
+    assert "least MACs with accuracy 0.01 lower at most: found" in shown
+    assert "model.pt2, search.svg in" in shown
+    [job] = made
+    assert job.spec.data.validation_fraction == 0.5
+    assert job.spec.objective.task == "classification"
 
 
 def test_what_a_prune_step_cannot_mean_names_its_place(here: None, model_path, capsys) -> None:

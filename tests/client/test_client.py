@@ -9,9 +9,11 @@ from secateur.errors import JobCanceled, JobFailed, ProblemError, WaitTimeout
 from secateur.failures import Failure, FailureCode
 from secateur.jobs import Job, JobKind, JobState, Stage
 from secateur.plan import Plan
+from secateur.search import Minimize
 from secateur.spec import ApplyPlanStep
 from tests.client.conftest import KEY, Service
 from tests.service.files import labeled_dataset_file, model_file
+from tests.service.helpers import search, trial
 from tests.worker.programs import plan, promise, report
 
 
@@ -135,6 +137,21 @@ def test_a_job_that_broke_a_promise_raises_and_has_its_report(
     assert client.result(job.id) == found
     [path] = client.download_all(job, download_folder)
     assert path.name == "report.json"
+
+
+def test_trials_are_drawn(client: Client, service: Service, model_id: str) -> None:
+    job = client.create_job(spec(model_id))
+    service.claim(job)
+    service.succeed(job, {**report(), "search": search(trial(1, 0.5, 0.9))})
+    assert client.job_chart(job).startswith(b"<?xml")
+    assert b"weight bytes left" in client.job_chart(job.id, against=Minimize.BYTES)
+    assert client.job_chart(job, "png").startswith(b"\x89PNG")
+    other = client.create_job(spec(model_id))
+    service.claim(other)
+    service.succeed(other, report())
+    with pytest.raises(ProblemError) as caught:
+        client.job_chart(other)
+    assert caught.value.code == "job.no_search"
 
 
 def test_a_canceled_job_is_said_to_be(client: Client, model_id: str) -> None:

@@ -3,6 +3,7 @@
 from secateur.plan import Plan
 from secateur.report import Report
 from secateur.table import plan_table, report_table
+from tests.service.helpers import search, trial
 from tests.worker.programs import plan
 
 VERIFICATION = {
@@ -38,7 +39,12 @@ def measurement(
     }
 
 
-def report(*columns: dict[str, object], latency: object = None) -> Report:
+def report(
+    *columns: dict[str, object],
+    latency: object = None,
+    search: object = None,
+    latency_table: object = None,
+) -> Report:
     before, after_prune, after_recovery = columns
     return Report.model_validate(
         {
@@ -47,8 +53,8 @@ def report(*columns: dict[str, object], latency: object = None) -> Report:
             "after_prune": after_prune,
             "after_recovery": after_recovery,
             "latency": latency,
-            "search": None,
-            "latency_table": None,
+            "search": search,
+            "latency_table": latency_table,
             "safety": None,
             "verification": VERIFICATION,
             "stage_seconds": {},
@@ -107,6 +113,62 @@ def test_what_was_not_measured_has_no_line() -> None:
         "parameters     1,000   1,000      1,000  100.0%\n"
         "MACs          10,000  10,000     10,000  100.0%\n"
         "weight bytes       4       4          4  100.0%\n"
+    )
+
+
+def below(**fields: object) -> str:
+    """What a report shows under its first table."""
+    column = measurement(1000, None)
+    return report_table(report(column, column, column, **fields)).partition("\n\n")[2]
+
+
+def test_a_search_shows_every_trial() -> None:
+    trials = [
+        trial(1, 0.5, 0.9),
+        trial(2, 0.75, 0.945),
+        trial(3, 0.7, 0.94, is_confirmed=False),
+        trial(4, 0.6, None),
+    ]
+    assert below(search=search(*trials, delivered_trial=2)) == (
+        "least MACs with accuracy 0.01 lower at most: found (4 tried, nothing smaller left to "
+        "try)\n"
+        "trial           MACs  accuracy                promise\n"
+        "original      100.0%    95.00%\n"
+        "1  macs 0.5    50.0%    90.00%               not kept\n"
+        "2  macs 0.75   75.0%    94.50%                   kept  delivered\n"
+        "3  macs 0.7    70.0%    94.00%  not kept on test data\n"
+        "4  macs 0.6    60.0%         -               not kept\n"
+    )
+
+
+def test_a_search_that_found_none_says_so_and_shows_what_was_measured() -> None:
+    fields = {
+        "outcome": "accuracy_budget_unreachable",
+        "ended_by": "seconds",
+        "budget": "loss",
+        "minimize": "latency",
+    }
+    trials = [trial(1, 0.5, 0.75, latency_ratio=0.625), trial(2, 0.9, 0.5)]
+    assert below(search=search(*trials, **fields)) == (
+        "least latency with loss 0.01 higher at most: no model keeps the promise (2 tried, out of "
+        "time)\n"
+        "trial          MACs  latency  loss   promise\n"
+        "original     100.0%   100.0%  0.05\n"
+        "1  macs 0.5   50.0%    62.5%  0.25  not kept\n"
+        "2  macs 0.9   90.0%        -   0.5  not kept\n"
+    )
+
+
+def test_latency_is_shown_by_what_a_group_keeps() -> None:
+    group = {"id": "g1", "name": "conv1.weight", "channel_count": 16}
+    groups = [
+        {**group, "kept": [4, 8], "ratio": [0.5, 0.75]},
+        {**group, "name": "fc.weight", "kept": [8], "ratio": [1.0]},
+    ]
+    assert below(latency_table=groups) == (
+        "latency by channels kept  of\n"
+        "conv1.weight              16   4: 50.0%  8: 75.0%\n"
+        "fc.weight                 16  8: 100.0%\n"
     )
 
 

@@ -24,6 +24,9 @@ CAPABILITIES = json.dumps(
         "scopes": [],
         "granularities": [],
         "budgets": [],
+        "minimize": [],
+        "tasks": [],
+        "latency_modes": [],
         "steps": [],
         "limits": {
             "model_bytes": 1,

@@ -94,7 +94,7 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
             "agreement": 1.0,
         }
         return {
-            "counts": {"parameters": macs // 10, "macs": macs, "size_bytes": macs // 2},
+            "counts": counts(macs),
             "file_bytes": macs * 2,
             "sparsity": 0.0,
             "quality": {**quality, "output_mse": 0.5},
@@ -127,6 +127,46 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
         "stage_seconds": {"loading": 1.5, "pruning": 2.0},
         "warnings": [],
     }
+
+
+def trial(number: int, left: float, accuracy: float | None, **fields: Any) -> dict[str, Any]:
+    """A model that was tried, with this fraction of 1000 MACs left."""
+    return {
+        "number": number,
+        "reason": f"macs {left}",
+        "counts": counts(int(1000 * left)),
+        "latency_ratio": None,
+        "accuracy": accuracy,
+        "loss": None if accuracy is None else 1 - accuracy,
+        "is_kept": accuracy is not None and accuracy >= 0.94,
+        "is_confirmed": None,
+        "is_on_front": True,
+        "seconds": 1.5,
+        **fields,
+    }
+
+
+def search(*trials: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """What a search reports that may lose one point of an accuracy of 0.95."""
+    return {
+        "outcome": "found",
+        "ended_by": "converged",
+        "budget": "accuracy",
+        "allowed": 0.01,
+        "minimize": "macs",
+        "validation_row_count": 100,
+        "original_accuracy": 0.95,
+        "original_loss": 0.05,
+        "original_counts": counts(1000),
+        "delivered_trial": None,
+        "trials": list(trials),
+        "sensitivity": [],
+        **fields,
+    }
+
+
+def counts(macs: int) -> dict[str, int]:
+    return {"parameters": macs // 10, "macs": macs, "size_bytes": macs // 2}
 
 
 def settings_in(folder: Path, **changes: Any) -> ServiceSettings:

@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 
+from secateur.objective import Task
 from service.logs import FieldFormatter
 from tests.service.helpers import assert_problem, prune_spec, services_of
 
@@ -117,7 +118,14 @@ def test_the_service_says_what_it_can_do(client, app):
     assert said["model_formats"] == ["pt2"]
     assert {"magnitude", "random"} <= {each["name"] for each in said["criteria"]}
     assert {"prune", "recalibrate", "finetune"} <= {each["name"] for each in said["steps"]}
-    assert {"channel_ratio", "macs"} <= set(said["budgets"])
+    budgets = {each["name"]: each for each in said["budgets"]}
+    assert {"channel_ratio", "macs", "latency", "accuracy", "loss"} <= set(budgets)
+    assert all(each["summary"] for each in said["budgets"])
+    assert budgets["accuracy"]["needs_labels"]
+    assert not budgets["latency"]["needs_data"]
+    assert {each["name"] for each in said["tasks"]} == set(Task)
+    assert said["minimize"] == ["macs", "parameters", "bytes", "latency"]
+    assert said["latency_modes"] == ["eager", "compiled"]
     assert said["limits"]["model_bytes"] == services_of(app).settings.model_max_bytes
 
 

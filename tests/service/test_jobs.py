@@ -364,6 +364,8 @@ class TestResult:
         ("POST", "/cancel"),
         ("GET", "/result"),
         ("GET", "/artifacts"),
+        ("GET", "/chart.svg"),
+        ("GET", "/chart.png"),
     ],
 )
 @pytest.mark.parametrize("job_id", [UNKNOWN, "nonsense", "job_%00", "%F0%9F%90%88"])
