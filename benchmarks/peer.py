@@ -20,7 +20,7 @@ CRITERIA: dict[str, Callable[[], Any]] = {
 }
 """As its documentation builds them; `obd` and `hessian` need more than a loss's gradients."""
 
-_HALVINGS = 12
+_HALVINGS = 9
 
 
 def pruned_to(

@@ -118,13 +118,14 @@ class Bench:
     def ours(self) -> Iterator[Row]:
         for where, exclude in (("inside", INSIDE), ("inside and between", ())):
             for amount in AMOUNTS:
-                yield self._ours(where, exclude, amount)
+                for normalization in ("per_mac", "none"):
+                    yield self._ours(where, exclude, amount, normalization)
 
-    def _ours(self, where: str, exclude: tuple[str, ...], amount: float) -> Row:
+    def _ours(self, where: str, exclude: tuple[str, ...], amount: float, normalization: str) -> Row:
         config = PruneConfig(
             criterion="reconstruction",
             options=CRITERION,
-            normalization="per_mac",
+            normalization=normalization,
             macs=amount,
             exclude=exclude,
         )
@@ -147,14 +148,14 @@ class Bench:
         other = program.copy()
         self.recalibrate(other)
         return Row(
-            "Secateur",
+            f"Secateur, {normalization}",
             where,
             amount,
             plan.predicted.macs / self.macs,
             pruned,
             recovered,
             self.measured(other),
-            self.tuned(program, amount, where),
+            self.tuned(program, amount, where) if normalization == "per_mac" else None,
             seconds,
         )
 
@@ -227,10 +228,10 @@ How much of the accuracy that a cut takes comes back, without labels and without
 
 ResNet-20 for CIFAR-10 on images stored as JPEG: {accuracy:.2%} of {count:,} test images are right
 before anything goes, and one image is {one:.2f} points. Secateur chooses by the criterion
-`reconstruction` per MAC (`normalization: per_mac`) and reconstructs on {samples:,} unlabeled
-training images (`reconstruct`). Torch-Pruning {version} is pruned to the same MACs, with a global
-ranking, by each of {criteria}, the best of which on the test images is shown; its batch norms are
-recalibrated on as many images. *Inside*: only channels inside of blocks go. *Between*: those of the
+`reconstruction`, as it is (`normalization: none`) or for what a channel costs (`per_mac`), and
+reconstructs on {samples:,} unlabeled training images (`reconstruct`). Torch-Pruning {version} is
+pruned to the same MACs, with a global ranking, by each of {criteria}, the best of which on the test
+images is shown; its batch norms are recalibrated on as many images. *Inside*: only channels inside of blocks go. *Between*: those of the
 residual stream too, which Torch-Pruning cannot (shortcuts that pad channels do not run afterwards).
 
 torch {torch}; {machine}.

@@ -165,9 +165,14 @@ class _Run:
                 self.found.after_prune = self.measured(
                     program, original, test, self.found.planned, stage="pruning"
                 )
-            if self.reference is None or self.found.remaining is not None:
+            if self.can_go_on:
                 checkpoints.leave(number + 1, program)
         return program
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another attempt has all that this one has: no reference but the original."""
+        return self.reference is None or self.found.remaining is not None
 
     def recover(
         self,
@@ -218,7 +223,8 @@ class _Run:
             def on_tried(tried: Tried) -> None:
                 progress(min(tried.number, asked.limits.trials), asked.limits.trials)
                 self.found.trials.append(as_memory(tried))
-                checkpoints.leave(setting.number, program)
+                if self.can_go_on:
+                    checkpoints.leave(setting.number, program)
 
             found = search(workshop, asked.limits, asked.test, self.found.before, on_tried)
         self.found.trials = []

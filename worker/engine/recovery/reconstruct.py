@@ -115,7 +115,7 @@ def _size(layer: Layer) -> int:
 
 def _rows_held(program: Program, reference: Program, rows: Rows) -> int:
     """How many rows may be held at once."""
-    held = held_bytes(program) + held_bytes(reference)
+    held = max(held_bytes(program) + held_bytes(reference), 1)
     examples = [leaf for leaf in program.example_leaves if isinstance(leaf, Tensor)]
     # What is held grows with the inputs, whose other sizes may be dynamic as well.
     of_example = sum(leaf.numel() for leaf in examples) or 1
