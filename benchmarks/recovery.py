@@ -230,9 +230,10 @@ ResNet-20 for CIFAR-10 on images stored as JPEG: {accuracy:.2%} of {count:,} tes
 before anything goes, and one image is {one:.2f} points. Secateur chooses by the criterion
 `reconstruction`, as it is (`normalization: none`) or for what a channel costs (`per_mac`), and
 reconstructs on {samples:,} unlabeled training images (`reconstruct`). Torch-Pruning {version} is
-pruned to the same MACs, with a global ranking, by each of {criteria}, the best of which on the test
-images is shown; its batch norms are recalibrated on as many images. *Inside*: only channels inside of blocks go. *Between*: those of the
-residual stream too, which Torch-Pruning cannot (shortcuts that pad channels do not run afterwards).
+pruned to the same MACs, with a global ranking, by each of {criteria}, the best of which on the
+test images is shown; its batch norms are recalibrated on as many images. *Inside*: only channels
+inside of blocks go. *Between*: those of the residual stream too, which Torch-Pruning cannot
+(shortcuts that pad channels do not run afterwards).
 
 torch {torch}; {machine}.
 """
