@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.engine.verified import verify_here
 from tests.zoo.exported import export
-from worker.engine import compress as compressing
 from worker.engine.compress import compress
 from worker.engine.config import (
     DistillConfig,
@@ -26,9 +26,6 @@ from worker.engine.config import (
     RecalibrateConfig,
     Request,
 )
-from worker.engine.load import load_program
-from worker.engine.program import Program
-from worker.engine.reload import outputs_on_examples
 
 CUT = PruneConfig(channel_ratio=0.3)
 TUNE = {"epochs": 3, "batch_size": 16, "learning_rate": 0.01}
@@ -54,13 +51,8 @@ class Net(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def verified_here(monkeypatch):
-    """A new interpreter takes longer than all else here, and has tests of its own."""
-    monkeypatch.setattr(
-        compressing,
-        "outputs_in_fresh_process",
-        lambda path, _: outputs_on_examples(Program.from_exported(load_program(path))),
-    )
+def _verified_here(monkeypatch):
+    verify_here(monkeypatch)
 
 
 @pytest.fixture(scope="module")

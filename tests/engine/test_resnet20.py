@@ -4,9 +4,8 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
+from benchmarks.cifar import ResNet20
 from tests.zoo.exported import export, randomized
 from worker.engine.config import PruneConfig
 from worker.engine.graph.counts import count
@@ -15,37 +14,6 @@ from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
 from worker.engine.prune.verify import TOLERANCE, verify_cut
-
-
-class Block(nn.Module):
-    """Two convolutions; the shortcut takes every second pixel and pads zeros around channels."""
-
-    def __init__(self, width_in: int, width: int):
-        super().__init__()
-        self.stride, self.pad = width // width_in, (width - width_in) // 2
-        self.conv1 = nn.Conv2d(width_in, width, 3, self.stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        if self.pad:
-            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
-        return (branch + x).relu()
-
-
-class ResNet20(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        widths = [16] * 4 + [32] * 3 + [64] * 3
-        self.blocks = nn.Sequential(*map(Block, widths, widths[1:]))
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.bn(self.conv(x)).relu()).mean((2, 3)))
 
 
 @cache
@@ -64,10 +32,11 @@ def test_channels_within_and_between_blocks_are_found():
     # 16 + 8 + 8 channels of the second stage lie around the 16 of the stem, which go on through
     # it and through the third stage.
     sizes = {group.name: len(group) for group in coupling.groups}
-    assert sizes.pop("conv.weight") == 16
+    assert sizes.pop("conv1.weight") == 16
     assert sizes == {
-        f"blocks.{number}.conv1.weight": width
-        for number, width in enumerate([16] * 3 + [32] * 3 + [64] * 3)
+        f"layer{number}.{block}.conv1.weight": width
+        for number, width in ((1, 16), (2, 32), (3, 64))
+        for block in range(3)
     }
 
 

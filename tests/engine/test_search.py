@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.engine.verified import verify_here
 from tests.zoo.exported import export
 from worker.engine import compress as compressing
 from worker.engine.compress import compress
@@ -27,7 +28,6 @@ from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
 from worker.engine.program import Program
 from worker.engine.prune.plan import Scored
-from worker.engine.reload import outputs_on_examples
 from worker.engine.safety import SafetyConfig
 from worker.engine.search.sensitivity import scores_by, sensitivities
 
@@ -43,13 +43,8 @@ def _silent(stage: str, done: int, total: int, unit: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def verified_here(monkeypatch):
-    """A new interpreter takes longer than all else here, and has tests of its own."""
-    monkeypatch.setattr(
-        compressing,
-        "outputs_in_fresh_process",
-        lambda path, _: outputs_on_examples(Program.from_exported(load_program(path))),
-    )
+def _verified_here(monkeypatch):
+    verify_here(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +92,7 @@ def found(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("found")
     asked = request(folder, output, CUT, ReconstructConfig(sample_count=200))
     with pytest.MonkeyPatch.context() as patch:
-        verified_here.__wrapped__(patch)
+        verify_here(patch)
         return output, compress(asked, on_progress=_silent)
 
 
