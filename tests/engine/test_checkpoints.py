@@ -24,6 +24,7 @@ from worker.engine.config import (
     FinetuneConfig,
     PruneConfig,
     RecalibrateConfig,
+    ReconstructConfig,
     Request,
 )
 
@@ -86,12 +87,12 @@ def silent(stage: str, done: int, total: int, unit: str) -> None:
 
 
 def stopping_at(batch: int):
-    """Stop when so many batches of all trainings were reported."""
+    """Stop when so many batches, or layers, of all recovery steps were reported."""
     seen = 0
 
     def progress(stage: str, done: int, total: int, unit: str) -> None:
         nonlocal seen
-        seen += stage == "recovering" and unit == "batches" and done > 0
+        seen += stage == "recovering" and done > 0
         if seen == batch:
             raise Stopped
 
@@ -107,7 +108,14 @@ FINETUNES = {
     "bfloat16": FinetuneConfig(**TUNE, precision="bfloat16"),
     "distill": DistillConfig(**TUNE, features=1.0, labels=0.5),
 }
+SOLVE = ReconstructConfig(sample_count=48, batch_size=16)
+
 RECIPES = {
+    "reconstruct": (CUT, SOLVE, PruneConfig(channel_ratio=0.2), SOLVE, FinetuneConfig(**TUNE)),
+    "reconstruct in rounds": (
+        PruneConfig(macs=0.5, rounds=2, recover=(SOLVE, FinetuneConfig(epochs=1, batch_size=16))),
+        SOLVE,
+    ),
     **{name: (CUT, RecalibrateConfig(), step) for name, step in FINETUNES.items()},
     "zeros": (PruneConfig(algorithm="zero", sparsity=0.5), FinetuneConfig(**TUNE, ema=0.9)),
     "layers": (PruneConfig(granularity="layers", keep=1), DistillConfig(**TUNE, features=1.0)),

@@ -18,6 +18,7 @@ from worker.engine.config import (
     OnProgress,
     PruneConfig,
     PruningConfig,
+    ReconstructConfig,
     RecoveryConfig,
     Request,
     SearchConfig,
@@ -190,7 +191,8 @@ class _Run:
         if step.trains:
             # What layers gave before is no measure for what they learn.
             self.reference = self.found.remaining = None
-        with self.stage("recovering", 1, "batches") as progress:
+        unit = "layers" if isinstance(step, ReconstructConfig) else "batches"
+        with self.stage("recovering", 1, unit) as progress:
             recover(program, step, sources, replace(setting, on_progress=progress))
 
     def searched(
