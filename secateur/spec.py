@@ -167,7 +167,8 @@ class Data(Input):
         gt=0,
         lt=1,
         description="Fraction of the rows of `train` that are held out, drawn by the seed, if a "
-        "step of the recipe keeps what is best on them (`keep: best`). No step trains on them.",
+        "step of the recipe keeps what is best on them (`keep: best`), or looks for the smallest "
+        "model. No step trains on them.",
     )
 
 
