@@ -262,11 +262,15 @@ class JobSpec(JobFrame):
 
     @model_validator(mode="after")
     def _one_search(self) -> Self:
-        searching = [at for at, step in enumerate(self.recipe) if is_searching(step)]
-        if len(searching) > 1:
+        pruning = [
+            at for at, step in enumerate(self.recipe) if isinstance(step, PruneStep | ApplyPlanStep)
+        ]
+        searching = [at for at in pruning if is_searching(self.recipe[at])]
+        if searching and len(pruning) > 1:
+            other = next(at for at in pruning if at != searching[0])
             raise ValueError(
-                f"recipe: steps {searching[0]} and {searching[1]} both look for the smallest "
-                "model: one search a job"
+                f"recipe: step {searching[0]} looks for the smallest model that keeps a promise, "
+                f"and step {other} prunes, too: a search is the only step of a job that prunes"
             )
         return self
 

@@ -138,3 +138,17 @@ def test_every_choice_is_described():
         for definition in schema["$defs"].values()
         if "step" in definition["properties" if "properties" in definition else "type"]
     }
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_search_is_the_only_step_that_prunes(at):
+    recipe = [{"step": "prune", "budget": {"macs": 0.5}}]
+    recipe.insert(at, {"step": "prune", "budget": {"accuracy": 0.01}})
+    with pytest.raises(ValidationError, match=f"step {at} looks for .* step {1 - at} prunes, too"):
+        JobSpec.model_validate({"model_id": "mdl_1", "recipe": recipe})
+
+
+def test_there_is_no_plan_of_a_search():
+    prune = {"step": "prune", "budget": {"loss": 0.1}}
+    with pytest.raises(ValidationError, match="nothing to plan"):
+        PlanSpec.model_validate({"model_id": "mdl_1", "prune": prune})

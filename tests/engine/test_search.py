@@ -28,8 +28,12 @@ from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
 from worker.engine.program import Program
 from worker.engine.prune.plan import Scored
+from worker.engine.recovery import recover as recovering
 from worker.engine.safety import SafetyConfig
+from worker.engine.search import workshop as making
+from worker.engine.search.latency import meet_latency
 from worker.engine.search.sensitivity import scores_by, sensitivities
+from worker.engine.search.stopwatch import Stopwatch
 
 CUT = PruneConfig(accuracy=0.02, search=SearchConfig(trials=8))
 
@@ -255,3 +259,59 @@ def test_sensitivities_rank_by_what_is_lost_for_what_it_costs(folder):
     scores = scores_by(scored, curves, "macs")
     for before, after in zip(scored.scores, scores, strict=True):
         assert torch.equal(before.argsort(stable=True), after.argsort(stable=True))
+
+
+class Beside(nn.Module):
+    """One group of two whole layers, one of which is far less important than the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.strong, self.weak = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.strong(x), self.weak(x)], 1).relu().flip(1))
+
+
+def test_no_layer_of_a_group_is_emptied(folder):
+    torch.manual_seed(0)
+    module = Beside()
+    with torch.no_grad():
+        module.weak.weight.mul_(1e-3)
+    program = Program.from_exported(export(module.eval(), torch.zeros(2, 6)))
+    scored = Scored.of(couple(program), PruneConfig(accuracy=0.1), seed=0)
+    rows = Rows.read(folder / "test.npz", program)
+    for curve in sensitivities(scored, rows, batch_size=64, on_progress=_ignore):
+        assert list(curve.removed) == sorted(set(curve.removed))
+    watch = Stopwatch(scored.coupling, batch_size=2, mode="eager")
+    meet_latency(
+        replace(scored, config=PruneConfig(latency=0.999)), 5.0, watch, on_progress=_ignore
+    )
+
+
+def test_test_data_that_tells_nothing_is_refused_before_any_trial(folder, tmp_path):
+    with np.load(folder / "test.npz") as test:
+        np.savez(tmp_path / "bare.npz", inputs=test["inputs"])
+    asked = replace(request(folder, tmp_path / "out", CUT), test=tmp_path / "bare.npz")
+    with pytest.raises(DataMismatchError, match="accuracy needs class numbers") as caught:
+        compress(asked, on_progress=_silent)
+    assert caught.value.pointer == "/data/test"
+
+
+def test_rows_that_judge_choose_no_weights(folder, tmp_path, monkeypatch):
+    seen = []
+    real = recovering.recover
+
+    def spy(program, step, sources, setting):
+        seen.append((step, len(sources.rows), setting.validation))
+        real(program, step, sources, setting)
+
+    monkeypatch.setattr(making, "recover", spy)
+    steps = [FinetuneConfig(epochs=1, keep=keep) for keep in ("best", "last")]
+    cut = PruneConfig(accuracy=0.02, search=SearchConfig(trials=1))
+    compress(request(folder, tmp_path / "out", cut, *steps), on_progress=_silent)
+    (best, rows_of_best, held_out), (last, rows_of_last, none) = seen[:2]
+    assert (best.keep, last.keep) == ("best", "last")
+    assert none is None
+    # Of 400 rows a tenth judges; of the others a tenth chooses.
+    assert (rows_of_best, len(held_out), rows_of_last) == (324, 36, 360)

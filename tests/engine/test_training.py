@@ -14,6 +14,7 @@ from worker.engine.data import Rows
 from worker.engine.errors import DataMismatchError, DivergedError, UntrainableError
 from worker.engine.program import Program
 from worker.engine.recovery.augment import augmented
+from worker.engine.recovery.average import Average
 from worker.engine.recovery.finetune import finetune
 from worker.engine.recovery.schedule import rate
 from worker.engine.recovery.setting import Setting
@@ -21,6 +22,7 @@ from worker.engine.recovery.twin import twin
 from worker.engine.recovery.validation import Standing
 
 IMAGE = (3, 6, 6)
+HALF_INPUT = torch.zeros(2, 2, dtype=torch.bfloat16)
 
 
 class Net(nn.Module):
@@ -411,3 +413,32 @@ def test_a_twin_trains_the_very_tensors_of_its_program():
     assert other.graph is not program.graph
     for name, tensor in program.module.state_dict(keep_vars=True).items():
         assert other.module.state_dict(keep_vars=True)[name] is tensor
+
+
+def test_an_average_of_halves_moves_by_less_than_a_half_can_tell():
+    half = Program.from_exported(export(nn.Linear(2, 2).to(torch.bfloat16).eval(), HALF_INPUT))
+    weight = half.module.get_parameter("weight")
+    with torch.no_grad():
+        weight.fill_(1.0)
+    average = Average(half, 0.999)
+    with torch.no_grad():
+        weight.fill_(2.0)
+    for step in range(20_000, 24_000):
+        average.update(step)
+    assert float(average.tensors["weight"].min()) > 1.9
+    assert average.under_all_names(half)["weight"].dtype is torch.bfloat16
+
+
+def test_targets_of_another_shape_choose_no_epoch():
+    from worker.engine.config import DistillConfig
+    from worker.engine.recovery.distill import distill
+
+    rows = images()
+    targets = np.zeros((len(rows), 1), np.int64)
+    wrong = Rows(rows.inputs, targets)
+    train, held_out = wrong.split(0.2, seed=0)
+    program = net()
+    with pytest.raises(DataMismatchError, match=r"\(12, 1\)"):
+        distill(
+            program, DistillConfig(epochs=1), train, program, Setting(seed=0, validation=held_out)
+        )

@@ -216,7 +216,8 @@ class _Run:
             validation=validation,
             promise=asked.promise(self.request.safety),
             evaluation=self.request.evaluation,
-            setting=replace(setting, validation=validation, snapshots=NoSnapshots()),
+            setting=replace(setting, snapshots=NoSnapshots()),
+            validation_fraction=self.request.validation_fraction,
             watch=self.stopwatch(coupling) if asked.limits.minimize == "latency" else None,
             known=tuple(self.found.trials),
         )
@@ -224,7 +225,10 @@ class _Run:
 
             def on_tried(tried: Tried) -> None:
                 progress(min(tried.number, asked.limits.trials), asked.limits.trials)
-                self.found.trials.append(as_memory(tried))
+                memory = as_memory(tried)
+                if memory in self.found.trials:
+                    return
+                self.found.trials.append(memory)
                 if self.can_go_on:
                     checkpoints.leave(setting.number, program)
 

@@ -25,14 +25,15 @@ class Average:
         self._now = {
             name: tensor for name, tensor in state_of(program).items() if tensor.is_floating_point()
         }
-        self.tensors = copied(self._now)
+        # In single precision: in half of it a small step is none.
+        self.tensors = {name: _wide(tensor) for name, tensor in copied(self._now).items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights as they are after optimizer step ``step``, counted from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, tensor in self._now.items():
-            self.tensors[name].lerp_(tensor, 1 - decay)
+            self.tensors[name].lerp_(_wide(tensor), 1 - decay)
 
     def under_all_names(self, program: Program) -> Mapping[str, Tensor]:
         """The averages by every name that a tensor has, as :meth:`Program.holding` takes them."""
@@ -42,4 +43,12 @@ class Average:
             *module.named_parameters(remove_duplicate=False),
             *module.named_buffers(remove_duplicate=False),
         ]
-        return {name: by_tensor[id(each)] for name, each in named if id(each) in by_tensor}
+        return {
+            name: by_tensor[id(each)].to(each.dtype)
+            for name, each in named
+            if id(each) in by_tensor
+        }
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype is torch.float64 else tensor.float()

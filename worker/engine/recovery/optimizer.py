@@ -50,7 +50,7 @@ def restore_state(
         key, _, name = label.partition(":")
         parameter = parameters[name]
         # AdamW counts steps on the CPU, wherever its parameters are.
-        own = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
+        own = value.cpu().clone() if key == "step" else torch.empty_like(parameter).copy_(value)
         optimizer.state[parameter][key] = own
 
 

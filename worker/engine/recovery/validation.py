@@ -55,7 +55,9 @@ def standing(program: Program, rows: Rows, lesson: Lesson, *, batch_size: int) -
         total += float(loss) * batch.count
         count += batch.count
         if rows.has_accuracy:
-            cases = objective.cases(output, objective.targets_of(batch))
+            targets = objective.targets_of(batch)
+            objective.check(output, targets, batch)
+            cases = objective.cases(output, targets)
             is_right = objective.right(*cases)
             correct, of = correct + int(is_right.sum()), of + is_right.numel()
     return Standing(correct / of if of else None, total / count)

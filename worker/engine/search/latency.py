@@ -105,8 +105,14 @@ def meet_latency(
 
 def _measured(scored: Scored, group: ChannelGroup, score: Tensor, watch: Stopwatch) -> GroupTimes:
     count = len(group)
-    kept = sorted({max(1, round(part * count)) for part in _PARTS} - {count}, reverse=True)
-    keeps = [_with(scored.coupling.everything(), group, score, number) for number in kept]
+    choice = Choice(scored.coupling, scored.scores, replace(scored.config, latency=None))
+    tried = {}
+    for number in sorted({max(1, round(part * count)) for part in _PARTS} - {count}, reverse=True):
+        # A group may be several whole layers, each of which keeps some.
+        keep = choice.rounded(_with_best(scored.coupling.everything(), group, score, number))
+        tried[int(keep[group.channels].sum())] = keep
+    tried.pop(count, None)
+    kept, keeps = list(tried), list(tried.values())
     # In eager mode whatever was asked: one compilation takes longer than the whole table.
     ratios = watch.ratios(keeps, rounds=_TABLE_ROUNDS, mode="eager") if keeps else []
     # Fewer channels are never slower; where they seem so, that is noise.
@@ -114,12 +120,22 @@ def _measured(scored: Scored, group: ChannelGroup, score: Tensor, watch: Stopwat
     return GroupTimes(group, (count, *kept), tuple(float(ratio) for ratio in falling))
 
 
-def _with(keep: Tensor, group: ChannelGroup, score: Tensor, number: int) -> Tensor:
+def _with_best(keep: Tensor, group: ChannelGroup, score: Tensor, number: int) -> Tensor:
     """The same but for one group, of which the best channels stay."""
     keep = keep.clone()
     rank = score.argsort(descending=True, stable=True)
     keep[group.channels] = False
     keep[group.channels[rank[:number]]] = True
+    return keep
+
+
+def _wider(keep: Tensor, group: ChannelGroup, score: Tensor, number: int) -> Tensor:
+    """The same with the best channels that had gone of a group, up to a number in all."""
+    keep = keep.clone()
+    gone = torch.where(keep[group.channels], -torch.inf, score.double())
+    best = gone.argsort(descending=True, stable=True)
+    more = number - int(keep[group.channels].sum())
+    keep[group.channels[best[:more]]] = True
     return keep
 
 
@@ -200,7 +216,7 @@ class _Search:
             rounder = [number for number in rounder if number <= len(times.group)]
             if count == len(times.group) or not rounder:
                 continue
-            wider = [_with(keep, times.group, score, number) for number in rounder]
+            wider = [_wider(keep, times.group, score, number) for number in rounder]
             base, *ratios = self._watch.ratios([keep, *wider], rounds=_ROUNDS)
             for candidate, now in zip(wider, ratios, strict=True):
                 if now <= base * _AS_FAST and now <= self._target:
@@ -210,6 +226,6 @@ class _Search:
 
 def _saved_by_one(times: GroupTimes) -> float:
     """What one channel saves, at least a little: latency is noisy, and nothing is free."""
-    half = times.kept[len(times.kept) // 2]
+    half = times.kept[len(times.kept) // 2]  # All of them where none may go.
     gone = len(times.group) - half
     return max(times.saved(half), 1e-3) / max(gone, 1)

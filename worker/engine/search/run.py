@@ -52,7 +52,7 @@ def search(
     Raises:
         DataMismatchError: The data does not tell what is promised.
     """
-    _check_promise(workshop)
+    _check_promise(workshop, test, before)
     scored = workshop.scored
     found = sensitivities(
         scored,
@@ -75,11 +75,16 @@ def search(
     )
 
 
-def _check_promise(workshop: Workshop) -> None:
+def _check_promise(workshop: Workshop, test: Rows | None, before: Mapping[str, Any]) -> None:
     if lacking := unmeasured(workshop.baseline, workshop.promise):
         raise DataMismatchError(
             f"the budget is about what the training data does not tell: {'; '.join(lacking)}",
             pointer="/budget",
+        )
+    if test is not None and (lacking := unmeasured(before["quality"], workshop.promise)):
+        raise test.mismatch(
+            f"the budget is confirmed on the test data, which does not tell it: "
+            f"{'; '.join(lacking)}; add it, or leave /data/test out"
         )
 
 

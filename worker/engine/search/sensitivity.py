@@ -11,6 +11,7 @@ from torch import Tensor
 from worker.engine.data import Rows
 from worker.engine.graph.coupling import ChannelGroup
 from worker.engine.program import Program
+from worker.engine.prune.choice import Choice
 from worker.engine.prune.cost import costs
 from worker.engine.prune.cut import cut_module
 from worker.engine.prune.plan import Scored
@@ -81,6 +82,7 @@ def sensitivities(
     order = np.arange(count)
     has_classes = rows.objective.task.has_classes
     expected = _outputs(program, rows, order, batch_size)
+    choice = Choice(coupling, scored.scores, scored.config)
     found = []
     for group, score in zip(coupling.groups, scored.scores, strict=True):
         ranked = group.channels[score.argsort(stable=True)]
@@ -88,11 +90,16 @@ def sensitivities(
         for number in sorted({round(part * len(group)) for part in _PARTS} - {0, len(group)}):
             keep = coupling.everything()
             keep[ranked[:number]] = False
+            # A group may be several whole layers, each of which keeps some.
+            keep = choice.rounded(keep)
+            gone = int((~keep[group.channels]).sum())
+            if gone <= removed[-1]:
+                continue
             silenced = program.with_module(cut_module(coupling, keep))
             actual = _outputs(silenced, rows, order, batch_size)
-            removed.append(number)
+            removed.append(gone)
             damage.append(max(_distance(actual, expected, has_classes), damage[-1]))
-        if len(removed) == 1:  # Of one channel, which stays.
+        if len(removed) == 1:  # None of it may go.
             removed, damage = [0, 1], [0.0, 1.0]
         found.append(Sensitivity(group, tuple(removed), tuple(damage)))
         on_progress(len(found), len(coupling.groups))

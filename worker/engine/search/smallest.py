@@ -77,7 +77,7 @@ class Smallest:
     ended_by: str = "converged"
 
     def __post_init__(self) -> None:
-        self._deadline = self.now() + self.config.seconds
+        self._began = self.now()
 
     def look(self) -> None:
         """Try until nothing is left to try, or a limit is met."""
@@ -112,11 +112,16 @@ class Smallest:
     def _may_try(self) -> bool:
         if len(self.tried) >= self.config.trials:
             self.ended_by = "trials"
-        elif self.now() >= self._deadline:
+        elif self._spent >= self.config.seconds:
             self.ended_by = "seconds"
         else:
             return True
         return False
+
+    @property
+    def _spent(self) -> float:
+        """Seconds, those of trials that an earlier attempt has made among them."""
+        return max(self.now() - self._began, sum(each.seconds for each in self.tried))
 
     def _try(self, keep: Tensor, reason: str) -> Tried:
         found = self._known(keep) or self.attempt(keep, reason, len(self.tried) + 1)

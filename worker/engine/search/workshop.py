@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.config import EvaluationConfig, RecoveryConfig
+from worker.engine.config import EvaluationConfig, RecoveryConfig, TrainingConfig
 from worker.engine.data import Rows
-from worker.engine.errors import DivergedError
+from worker.engine.errors import DivergedError, NotFiniteError
 from worker.engine.graph.counts import count
 from worker.engine.measure.quality import quality
 from worker.engine.program import Program
@@ -35,7 +35,8 @@ class Workshop:
         scored: The channels; their program is what is cut.
         recipe: The steps that recover a model, each with what has its failures point at it.
         sources: Training rows (those held out are not among them), original and reference.
-        validation: Rows held out.
+        validation: Rows held out, to judge by.
+        validation_fraction: Of the training rows, for steps that keep what is best.
         promise: What a model must keep.
         evaluation: How it is measured.
         setting: Of every step; its progress is nobody's.
@@ -50,6 +51,7 @@ class Workshop:
     promise: SafetyConfig
     evaluation: EvaluationConfig
     setting: Setting
+    validation_fraction: float = 0.1
     watch: Stopwatch | None = None
     known: Sequence[Mapping[str, Any]] = ()
     _held: tuple[int, Program] | None = None
@@ -87,7 +89,14 @@ class Workshop:
             torch.manual_seed(self.setting.seed)
             with pointing():
                 setting = replace(self.setting, number=self.setting.number + number)
-                recover(program, step, sources, setting)
+                given = sources
+                if isinstance(step, TrainingConfig) and step.keep == "best":
+                    # Rows of its own: those that judge a model choose none of its weights.
+                    fraction = self.validation_fraction
+                    rows, held_out = sources.rows.split(fraction, seed=setting.seed)
+                    setting = replace(setting, validation=held_out)
+                    given = replace(sources, rows=rows)
+                recover(program, step, given, setting)
             if step.trains:
                 sources = replace(sources, reference=None)
         return program
@@ -101,13 +110,10 @@ class Workshop:
         ratio = None
         try:
             program = self.made(keep)
-        except DivergedError as error:
+            found: Mapping[str, Any] = self.quality(program, self.validation)
+        except (DivergedError, NotFiniteError) as error:
             self.setting.warn(f"a model of the search is given up: {error}")
-            found: Mapping[str, Any] = dict.fromkeys(self.baseline) | {"loss": float("inf")}
-            if self.baseline["accuracy"] is not None:
-                found = {**found, "accuracy": 0.0}
-            return Tried(number, reason, keep, counts, found, 1.0, False, perf_counter() - began)
-        found = self.quality(program, self.validation)
+            return self._given_up(keep, reason, number, perf_counter() - began)
         is_kept = not broken(self.baseline, found, self.promise)
         if self.watch is not None:
             [ratio] = self.watch.ratios_of([program], rounds=_LATENCY_ROUNDS)
@@ -115,6 +121,15 @@ class Workshop:
         if is_kept:
             self._hold(tried, program)
         return tried
+
+    def _given_up(self, keep: Tensor, reason: str, number: int, seconds: float) -> Tried:
+        found: dict[str, Any] = {**dict.fromkeys(self.baseline), "loss": float("inf")}
+        if self.baseline["accuracy"] is not None:
+            found["accuracy"] = 0.0
+        counts = count(self.scored.coupling, keep)
+        # Nobody measured it; it is no smaller than the original for whoever ranks by latency.
+        ratio = None if self.watch is None else 1.0
+        return Tried(number, reason, keep, counts, found, ratio, False, seconds)
 
     def program_of(self, tried: Tried) -> Program:
         """The model of a trial; made again unless it is the last one that kept the promise."""
