@@ -112,6 +112,7 @@ from worker.engine.data import Rows
 from worker.engine.measure.quality import quality
 from worker.engine.program import Program
 from worker.engine.recovery.finetune import finetune
+from worker.engine.recovery.setting import Setting
 
 torch.set_num_threads(1)
 program = Program.from_exported(export(nn.Linear(4096, 2).eval(), torch.zeros(2, 4096)))
@@ -120,7 +121,9 @@ def ignore(done, total):
     pass
 
 def use(rows):
-    finetune(program, FinetuneConfig(batch_size=256), rows, seed=0, on_progress=ignore)
+    train, held_out = rows.split(0.1, seed=0)
+    setting = Setting(seed=0, validation=held_out)
+    finetune(program, FinetuneConfig(batch_size=256), train, setting)
     return quality(program, program, rows, batch_size=256, on_batch=ignore)["row_count"]
 
 use(Rows((np.zeros((512, 4096), np.float32),), np.zeros(512, np.int64)))

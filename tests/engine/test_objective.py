@@ -18,6 +18,7 @@ from worker.engine.objective import TASKS, Objective
 from worker.engine.program import Program
 from worker.engine.prune.scoring import score
 from worker.engine.recovery.finetune import finetune
+from worker.engine.recovery.setting import Setting
 
 
 def _nothing(done: int, total: int) -> None:
@@ -229,7 +230,7 @@ class TestLanguageModelling:
         program = Program.from_exported(export(Tokens(), torch.zeros(2, 5, dtype=torch.int64)))
         rows = _counting()
         config = FinetuneConfig(epochs=30, learning_rate=0.02, batch_size=16)
-        finetune(program, config, rows, seed=0, on_progress=_nothing)
+        finetune(program, config, rows, Setting(seed=0))
         found = quality(program, program, rows, batch_size=7, on_batch=_nothing)
         assert found["accuracy"] == 1.0
         assert found["class_accuracy"] == [1.0] * 6
@@ -308,6 +309,6 @@ class TestRows:
 
 
 def test_a_pointer_into_a_step_gets_the_place_of_the_step_once():
-    with pytest.raises(CriterionError) as caught, pointing(4), pointing(2):
+    with pytest.raises(CriterionError) as caught, pointing("/recipe/4"), pointing("/recipe/2"):
         raise CriterionError("why", pointer="/criterion")
     assert caught.value.pointer == "/recipe/2/criterion"

@@ -311,7 +311,7 @@ def test_nan_in_the_data_is_said():
     coupling = couple(program)
     rows = _rows(5)
     rows.inputs[0][3, 2] = np.nan
-    with pytest.raises((NotFiniteError, DataMismatchError), match="NaN"):
+    with pytest.raises((NotFiniteError, DataMismatchError), match="holds nan in row 3"):
         _reconstructed(coupling, _first_half(coupling, "0.weight"), rows)
 
 

@@ -153,11 +153,6 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
                         ],
                     },
                 },
-                {
-                    "step": "prune",
-                    "budget": {"accuracy": 0.25},
-                    "search": {"minimize": "bytes", "trials": 3, "seconds": 4},
-                },
                 {"step": "reconstruct", "sample_count": 5, "batch_size": 6, "damping": 0.5},
                 {"step": "recalibrate", "sample_count": 3, "batch_size": 4},
                 {
@@ -214,7 +209,6 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
             granularity="head_dim",
             exclude=("tail.*",),
         ),
-        PruneConfig(accuracy=0.25, search=SearchConfig("bytes", 3, 4)),
         ReconstructConfig(sample_count=5, batch_size=6, damping=0.5),
         RecalibrateConfig(sample_count=3, batch_size=4),
         FinetuneConfig(epochs=5, learning_rate=0.5, weight_decay=0.25, batch_size=6),
@@ -241,3 +235,31 @@ def test_a_spec_is_the_engines_request(tmp_path) -> None:
     assert request.safety == SafetyConfig(accuracy=0.0, fgsm_accuracy=0.5)
     assert request.seed == 10
     assert request.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, SearchConfig("macs", 24, 1200)),
+        ({"minimize": "bytes", "trials": 3, "seconds": 4}, SearchConfig("bytes", 3, 4)),
+    ],
+)
+def test_a_search_is_asked_for_in_full(asked, expected, tmp_path) -> None:
+    prune = {"step": "prune", "budget": {"loss": 0.25}, **({"search": asked} if asked else {})}
+    spec = JobSpec.model_validate({"model_id": "mdl_1", "recipe": [prune]})
+    order = Order(
+        job_id="job_1",
+        attempt=1,
+        function="a:b",
+        spec=spec,
+        model=InputFile(path=tmp_path / "m", sha256="1" * 64),
+        train=None,
+        test=None,
+        device="auto",
+        memory_bytes=GIB,
+        file_bytes=GIB,
+        cpu_s=1,
+    )
+    [step] = request_of(order, output_dir=tmp_path / "output", device="cpu").recipe
+    assert isinstance(step, PruneConfig)
+    assert (step.loss, step.search) == (0.25, expected)
