@@ -132,6 +132,7 @@ def test_of_two_ways_to_share_a_cut_the_better_is_followed():
     )
     found.look()
     assert found.tried[0].reason == "macs 0.5, by a foolish ranking"
+    assert found.tried[2].reason.startswith("macs 0.")
     later = found.tried[2]
     assert int((~later.keep[group[1].channels]).sum()) < len(group[1]) * 0.9
 

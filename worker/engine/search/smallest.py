@@ -23,6 +23,8 @@ _NEAR = 1.06
 _FIRST = 0.5
 # Of a group's channels: what more goes in one step of the refinement.
 _STEP = 0.125
+# Of the smallest, once no step makes it smaller: where else to look.
+_PROBES = (0.85, 0.6)
 # A step that saves less is not worth a trial.
 _LEAST_GAIN = 0.01
 
@@ -81,12 +83,16 @@ class Smallest:
 
     def look(self) -> None:
         """Try until nothing is left to try, or a limit is met."""
-        family = self._best_family()
-        if family is None:
+        found = self._best_family()
+        if found is None:
             return
-        self._bisect(family)
-        if self.kept:
-            self._refine(family)
+        first, scores = found
+        self._bisect(first, scores)
+        while self.kept:
+            self._refine(scores)
+            if (better := self._probe()) is None:
+                return
+            scores = better
 
     @property
     def kept(self) -> list[Tried]:
@@ -143,8 +149,8 @@ class Smallest:
         amount: dict[str, Any] = {self._kind: fraction, "accuracy": None, "loss": None}
         return Choice(self.scored.coupling, scores, replace(self.scored.config, **amount))
 
-    def _best_family(self) -> tuple[Tensor, ...] | None:
-        """The scores whose cut to one half, or to what can be reached, is the better one."""
+    def _best_family(self) -> tuple[Tried, tuple[Tensor, ...]] | None:
+        """The scores whose cut to one half, or to what can be reached, is the best, and it."""
         found = []
         for name, scores in self.families:
             keep = self._cut(scores, _FIRST)
@@ -155,20 +161,20 @@ class Smallest:
             found.append((self._try(keep, f"{self._kind} {_FIRST:g}, by {name}"), scores))
         if not found:
             return None
-        _, scores = max(found, key=lambda each: (each[0].is_kept, each[0].goodness))
-        return scores
+        return max(found, key=lambda each: (each[0].is_kept, each[0].goodness))
 
-    def _bisect(self, scores: tuple[Tensor, ...]) -> None:
-        """Halve, in ratios, between what is too small and what keeps the promise."""
+    def _bisect(self, first: Tried, scores: tuple[Tensor, ...]) -> None:
+        """Halve, in ratios, between what is too small and what keeps the promise.
+
+        What other ways to share a cut came to says nothing of this one.
+        """
         whole = self._choice(scores, _FIRST)
         least = self._try_size(whole.removing(1.0))
         low, high = max(least, 1e-4) / _NEAR, 1.0
-        for each in self.tried:
-            if each.is_kept:
-                high = min(high, self._fraction(each.counts))
-        for each in self.tried:
-            if not each.is_kept and (fraction := self._fraction(each.counts)) < high:
-                low = max(low, fraction)
+        if first.is_kept:
+            high = self._fraction(first.counts)
+        else:
+            low = max(low, self._fraction(first.counts))
         while high / low > _NEAR and self._may_try():
             fraction = sqrt(low * high)
             keep = self._cut(scores, fraction)
@@ -205,6 +211,28 @@ class Smallest:
                 name = self.scored.coupling.groups[at].name
                 found = self._try(keep, f"less of {name}")
                 is_any |= found.is_kept and self.size(found) < self.size(best)
+
+    def _probe(self) -> tuple[Tensor, ...] | None:
+        """Look below the smallest for another that keeps the promise, by each way to share a cut.
+
+        Bisection believes every trial, and a row more or less that is right is chance.
+
+        Returns:
+            The scores of one that was found, to go on with; None where there is none.
+        """
+        least = self.size(self.kept[0])
+        for part in _PROBES:
+            for name, scores in self.families:
+                fraction = part * self._fraction(self.kept[0].counts)
+                keep = self._cut(scores, fraction)
+                if keep is None or self._known(keep) is not None:
+                    continue
+                if not self._may_try():
+                    return None
+                found = self._try(keep, f"{self._kind} {fraction:.3g}, by {name}")
+                if found.is_kept and self.size(found) < least:
+                    return scores
+        return None
 
     def _less(self, keep: Tensor, at: int, scores: tuple[Tensor, ...]) -> Tensor | None:
         """The same with less of one group; None where that is at its floor."""
