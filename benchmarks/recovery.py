@@ -14,13 +14,13 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
-import torch_pruning
 from torch import nn
 
 from benchmarks import cifar, peer
@@ -255,7 +255,7 @@ def _page(bench: Bench, rows: Sequence[Row], options: argparse.Namespace) -> str
             count=len(bench.test.targets),
             one=100 / len(bench.test.targets),
             samples=SAMPLES,
-            version=torch_pruning.__version__,
+            version=metadata.version("torch-pruning"),
             criteria=", ".join(peer.CRITERIA),
             torch=torch.__version__,
             machine=f"{torch.get_num_threads()} threads of {platform.machine()}",
