@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from worker.engine.arguments import argument
 from worker.engine.criteria.columns import columns_of, groups_of, is_convolution
+from worker.engine.graph.blocks import ADDITIONS
 from worker.engine.graph.rules.recurrent import GATES
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.program import Program, attribute, set_attribute
@@ -21,7 +22,6 @@ aten = torch.ops.aten
 
 _PASSES = (aten.alias.default, aten.dropout.default, aten.dropout_.default)
 """What changes nothing in evaluation."""
-_SUMS = (aten.add.Tensor, aten.add_.Tensor)
 
 
 class Layer(Protocol):
@@ -141,7 +141,6 @@ def _products(program: Program, is_own: Callable[[object], bool]) -> Iterator["_
         norm = _norm_behind(node)
         place = argument(norm, "running_mean") if bias is None and norm is not None else bias
         is_plain = bias is None or (is_own(bias) and len(program.shape(bias)) == 1)
-        # Of one element a weight, however it is read, has one reader: the call.
         if is_batched and is_plain and is_own(_held(node, call)) and weight.is_floating_point():
             yield _Product(program, call, norm, place if is_own(place) else None)
 
@@ -285,7 +284,7 @@ def _other_summand(node: Node) -> Node | None:
     end = node
     while len(end.users) == 1:
         [reader] = end.users
-        if reader.target in _SUMS:
+        if reader.target in ADDITIONS:
             first, second = reader.args[:2]
             other = second if first is end else first
             if not isinstance(other, Node) or other is end or reader.kwargs:

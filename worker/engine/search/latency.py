@@ -86,9 +86,10 @@ def meet_latency(
     """
     groups = scored.coupling.groups
     total = len(groups) + _TRIES + 1
+    plain = Choice(scored.coupling, scored.scores, replace(scored.config, latency=None))
     table = []
     for group, score in zip(groups, scored.scores, strict=True):
-        table.append(_measured(scored, group, score, watch))
+        table.append(_measured(plain, group, score, watch))
         on_progress(len(table), total)
     search = _Search(scored, table, watch, target)
     keep, ratio = search.found(lambda done: on_progress(len(groups) + done, total))
@@ -103,13 +104,12 @@ def meet_latency(
     return LatencyChoice(keep, ratio, tuple(table), tuple(warnings))
 
 
-def _measured(scored: Scored, group: ChannelGroup, score: Tensor, watch: Stopwatch) -> GroupTimes:
+def _measured(choice: Choice, group: ChannelGroup, score: Tensor, watch: Stopwatch) -> GroupTimes:
     count = len(group)
-    choice = Choice(scored.coupling, scored.scores, replace(scored.config, latency=None))
     tried = {}
     for number in sorted({max(1, round(part * count)) for part in _PARTS} - {count}, reverse=True):
         # A group may be several whole layers, each of which keeps some.
-        keep = choice.rounded(_with_best(scored.coupling.everything(), group, score, number))
+        keep = choice.rounded(_with_best(choice.coupling.everything(), group, score, number))
         tried[int(keep[group.channels].sum())] = keep
     tried.pop(count, None)
     kept, keeps = list(tried), list(tried.values())

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.engine.config import PruneConfig, SearchConfig
+from worker.engine.criteria.subject import ignore
 from worker.engine.data import Rows
 from worker.engine.errors import DataMismatchError
 from worker.engine.program import Program
@@ -13,7 +14,6 @@ from worker.engine.prune.scoring import NORMALIZATIONS
 from worker.engine.safety import broken, unmeasured
 from worker.engine.search.sensitivity import Sensitivity, scores_by, sensitivities
 from worker.engine.search.smallest import Smallest, Tried
-from worker.engine.search.stopwatch import ignore
 from worker.engine.search.workshop import Workshop
 
 

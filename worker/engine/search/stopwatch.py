@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from worker.engine.criteria.subject import ignore
 from worker.engine.graph.coupling import Coupling
 from worker.engine.inputs import repeated
 from worker.engine.measure.latency import times_ms
@@ -15,10 +16,6 @@ from worker.engine.prune.cut import cut_module
 _QUICK = 0.05
 _MOMENT_MS = 200.0
 _MOST_ROUNDS = 200
-
-
-def ignore(done: int, total: int) -> None:
-    """Nobody wants to know."""
 
 
 class Stopwatch:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.config import EvaluationConfig, RecoveryConfig, TrainingConfig
+from worker.engine.criteria.subject import ignore
 from worker.engine.data import Rows
 from worker.engine.errors import DivergedError, NotFiniteError
 from worker.engine.graph.counts import count
@@ -22,7 +23,7 @@ from worker.engine.recovery.recover import Sources, recover
 from worker.engine.recovery.setting import Setting
 from worker.engine.safety import SafetyConfig, broken
 from worker.engine.search.smallest import Tried
-from worker.engine.search.stopwatch import Stopwatch, ignore
+from worker.engine.search.stopwatch import Stopwatch
 
 _LATENCY_ROUNDS = 21
 
