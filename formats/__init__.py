@@ -12,8 +12,8 @@ from typing import Generic, Literal, TypeVar
 
 from formats.errors import FormatError, UnknownFormat
 from formats.npz import DatasetInfo, inspect_npz
-from formats.pt2 import ProgramInfo, inspect_pt2
-from formats.tensors import TensorInfo
+from formats.pt2 import inspect_pt2
+from formats.tensors import ModelInfo, TensorInfo
 
 Kind = Literal["model", "dataset"]
 Info = TypeVar("Info")
@@ -30,7 +30,7 @@ class Format(Generic[Info]):
     inspect: Callable[[Path], Info]
 
 
-MODEL_FORMATS: dict[str, Format[ProgramInfo]] = {
+MODEL_FORMATS: dict[str, Format[ModelInfo]] = {
     row.name: row
     for row in (
         Format(
@@ -56,7 +56,7 @@ DATASET_FORMATS: dict[str, Format[DatasetInfo]] = {
 }
 
 
-def inspect_model(path: Path, format_name: str) -> ProgramInfo:
+def inspect_model(path: Path, format_name: str) -> ModelInfo:
     """Check a model's file, and say what is in it.
 
     Raises:
@@ -84,7 +84,7 @@ __all__ = [
     "DatasetInfo",
     "Format",
     "FormatError",
-    "ProgramInfo",
+    "ModelInfo",
     "TensorInfo",
     "inspect_dataset",
     "inspect_model",

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 Dimension = int | str
 """A size, or the expression of a dynamic one, such as ``s77`` or ``2*s77``."""
@@ -18,6 +19,30 @@ class TensorInfo:
     dtype: str
     shape: tuple[Dimension, ...]
     example_shape: tuple[int, ...] | None = None
+
+
+class ModelInfo(Protocol):
+    """What every check of a model's file finds out.
+
+    ``inputs`` and ``outputs`` are None where the file does not tell them before the model is built.
+    ``parameter_count`` counts elements.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...] | None: ...
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...] | None: ...
+    @property
+    def parameter_count(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The same, where a format has nothing to add."""
+
+    inputs: tuple[TensorInfo, ...] | None
+    outputs: tuple[TensorInfo, ...] | None
+    parameter_count: int
 
 
 def bytes_needed(

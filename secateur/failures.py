@@ -11,6 +11,7 @@ class FailureCode(StrEnum):
     """Stable reasons. Added or deprecated, never renamed; each has a section in docs/errors.md."""
 
     MODEL_UNREADABLE = "model.unreadable"
+    MODEL_UNSUPPORTED = "model.unsupported"
     MODEL_TRAINING_MODE = "model.training_mode"
     MODEL_QUANTIZED = "model.quantized"
     MODEL_DOES_NOT_RUN = "model.does_not_run"

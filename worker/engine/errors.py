@@ -3,6 +3,7 @@
 * EngineError
   * ModelError
     x UnreadableModelError    model.unreadable
+    x UnsupportedModelError   model.unsupported
     x TrainingModeError       model.training_mode
     x QuantizedModelError     model.quantized
     x BaselineError           model.does_not_run
@@ -57,6 +58,12 @@ class ModelError(EngineError):
 
 class UnreadableModelError(ModelError):
     code = "model.unreadable"
+
+
+class UnsupportedModelError(ModelError):
+    """The model is in order, and has a part that its reader does not know; the message names it."""
+
+    code = "model.unsupported"
 
 
 class TrainingModeError(ModelError):
