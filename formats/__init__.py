@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from formats.checkpoint import inspect_checkpoint
 from formats.errors import FormatError, UnknownFormat
 from formats.npz import DatasetInfo, inspect_npz
 from formats.pt2 import inspect_pt2
@@ -39,6 +40,13 @@ MODEL_FORMATS: dict[str, Format[ModelInfo]] = {
             media_type="application/vnd.pytorch.pt2",
             suffixes=(".pt2",),
             inspect=inspect_pt2,
+        ),
+        Format(
+            name="safetensors",
+            kind="model",
+            media_type="application/zip",
+            suffixes=(".zip",),
+            inspect=inspect_checkpoint,
         ),
     )
 }

@@ -11,6 +11,8 @@
     x PickledModule       model.pickled
     x TorchScriptFile     model.torchscript
     x UnsupportedProgram  model.unsupported
+    x NotACheckpoint      model.not_a_checkpoint
+    x ArchitectureInvalid model.architecture
   * DatasetFormatError
     x DatasetUnreadable   dataset.unreadable
 
@@ -143,6 +145,31 @@ class UnsupportedProgram(ModelFormatError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the exported program cannot be taken: {reason}")
+        self.reason = reason
+
+
+class NotACheckpoint(ModelFormatError):
+    """It is no archive of weights and of what they are for."""
+
+    code = "model.not_a_checkpoint"
+
+    def __init__(self, looks_like: str) -> None:
+        super().__init__(
+            "a checkpoint is a zip of weights (.safetensors, sharded or not, or one pickled state "
+            "dict) and of config.json (transformers) or architecture.json, such as "
+            f'{{"builder": "torchvision", "name": "resnet18"}}; and this looks like {looks_like}. '
+            "Make one with: zip -0 model.zip model.safetensors architecture.json"
+        )
+        self.looks_like = looks_like
+
+
+class ArchitectureInvalid(ModelFormatError):
+    """What the weights are for is not said in a way that is understood, or not allowed."""
+
+    code = "model.architecture"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the architecture cannot be taken: {reason}")
         self.reason = reason
 
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor
 
 from worker.engine.program import Program
 from worker.engine.writers.inexpressible import InexpressibleError
+
+aten = torch.ops.aten
 
 _MOST_BYTES = 2**31 - 2**24
 """What one protobuf holds, less what is no weight."""
@@ -23,7 +26,7 @@ def write(program: Program, origin: object, path: Path) -> None:
         InexpressibleError: The exporter does not know an operator, or one file cannot hold it.
     """
     del origin  # Whatever it came from.
-    exported = program.export()
+    exported = _with_reshapes(program).export()
     weight_bytes = sum(tensor.nbytes for tensor in exported.state_dict.values())
     if weight_bytes > _MOST_BYTES:
         raise InexpressibleError(
@@ -36,6 +39,8 @@ def write(program: Program, origin: object, path: Path) -> None:
             warnings.simplefilter("ignore")
             made = torch.onnx.export(exported, dynamo=True, verbose=False, external_data=False)
             assert made is not None
+            # Where each node came from, in Python's words: most of a small file.
+            ClearMetadataAndDocStringPass()(made.model)
             made.save(path, external_data=False)
     except Exception as error:
         # It has no base class for what it raises on an operator that it does not know.
@@ -57,6 +62,15 @@ def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         feed = {name: leaf.numpy() for name, leaf in zip(names, call, strict=True)}
         found += [torch.from_numpy(output) for output in session.run(None, feed)]
     return found
+
+
+def _with_reshapes(program: Program) -> Program:
+    """The same program, in which views may copy: the exporter loses strides on its way."""
+    graph = program.copied_graph()
+    for node in graph.nodes:
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
+    return program.with_module(program.module_with(graph))
 
 
 def _told(error: Exception) -> str:
