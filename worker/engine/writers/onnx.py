@@ -13,8 +13,6 @@ from torch import Tensor
 from worker.engine.program import Program
 from worker.engine.writers.inexpressible import InexpressibleError
 
-aten = torch.ops.aten
-
 _MOST_BYTES = 2**31 - 2**24
 """What one protobuf holds, less what is no weight."""
 
@@ -26,7 +24,7 @@ def write(program: Program, origin: object, path: Path) -> None:
         InexpressibleError: The exporter does not know an operator, or one file cannot hold it.
     """
     del origin  # Whatever it came from.
-    exported = _with_reshapes(program).export()
+    exported = program.export()
     weight_bytes = sum(tensor.nbytes for tensor in exported.state_dict.values())
     if weight_bytes > _MOST_BYTES:
         raise InexpressibleError(
@@ -62,15 +60,6 @@ def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         feed = {name: leaf.numpy() for name, leaf in zip(names, call, strict=True)}
         found += [torch.from_numpy(output) for output in session.run(None, feed)]
     return found
-
-
-def _with_reshapes(program: Program) -> Program:
-    """The same program, in which views may copy: the exporter loses strides on its way."""
-    graph = program.copied_graph()
-    for node in graph.nodes:
-        if node.target is aten.view.default:
-            node.target = aten.reshape.default
-    return program.with_module(program.module_with(graph))
 
 
 def _told(error: Exception) -> str:
