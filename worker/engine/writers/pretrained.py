@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from worker.engine.difference import relative_error, tolerance
 from worker.engine.program import Program
-from worker.engine.prune.verify import TOLERANCE, relative_error
 from worker.engine.readers.architecture.pretrained import PretrainedOrigin
 from worker.engine.readers.architecture.torchvision_import import import_torchvision
 from worker.engine.writers.inexpressible import InexpressibleError
@@ -50,7 +50,7 @@ def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
         model.tie_weights()
         error = relative_error(_outputs(model, origin.inputs, program.example_leaves), expected)
         worst = min(worst, error)
-        if error <= TOLERANCE:
+        if error <= tolerance(program):
             _save(model, origin, path)
             return
     raise InexpressibleError(
