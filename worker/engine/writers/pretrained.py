@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from worker.engine.difference import relative_error, tolerance
 from worker.engine.program import Program
+from worker.engine.readers.architecture.offline import import_offline
 from worker.engine.readers.architecture.pretrained import PretrainedOrigin
-from worker.engine.readers.architecture.torchvision_import import import_torchvision
 from worker.engine.writers.inexpressible import InexpressibleError
 from worker.engine.writers.pretrained_config import candidates
 
@@ -28,7 +28,7 @@ def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
     Raises:
         InexpressibleError: No configuration has these shapes, or none computes the same.
     """
-    import_torchvision()
+    import_offline()
     import transformers
 
     model_class = getattr(transformers, origin.class_name)
@@ -61,7 +61,7 @@ def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
 
 def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """The outputs of what ``from_pretrained`` loads."""
-    import_torchvision()
+    import_offline()
     import transformers
 
     with tempfile.TemporaryDirectory() as folder:

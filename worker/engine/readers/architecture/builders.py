@@ -12,8 +12,8 @@ from formats.checkpoint import Architecture, CheckedCheckpoint
 from formats.errors import ArchitectureInvalid
 from worker.engine.errors import UnreadableModelError
 from worker.engine.readers.architecture.built import Built, Input
+from worker.engine.readers.architecture.offline import import_offline
 from worker.engine.readers.architecture.pretrained import build_transformers
-from worker.engine.readers.architecture.torchvision_import import import_torchvision
 from worker.engine.readers.architecture.weights import fill, weights_of
 
 _ROWS = 2
@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, frozenset[str]] = {
 
 
 def _torchvision(checked: CheckedCheckpoint, folder: Path) -> Built:
-    import_torchvision()
+    import_offline()
     from torchvision import models  # type: ignore[import-untyped]
 
     asked = checked.architecture
@@ -43,7 +43,7 @@ def _torchvision(checked: CheckedCheckpoint, folder: Path) -> Built:
 
 
 def _timm(checked: CheckedCheckpoint, folder: Path) -> Built:
-    import_torchvision()
+    import_offline()
     import timm
 
     asked = checked.architecture
@@ -103,7 +103,7 @@ def _unknown(asked: Architecture, known: list[str]) -> str:
 
 
 def _transformers(checked: CheckedCheckpoint, folder: Path) -> Built:
-    import_torchvision()
+    import_offline()
     asked = checked.architecture
     return build_transformers(checked, folder, given_inputs(asked) if asked.inputs else None)
 

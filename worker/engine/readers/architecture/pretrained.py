@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,21 @@ from torch import Tensor
 
 from formats.checkpoint import CheckedCheckpoint
 from formats.errors import ArchitectureInvalid
-from worker.engine.errors import UnreadableModelError, UnsupportedModelError
+from worker.engine.errors import (
+    QuantizedModelError,
+    UnreadableModelError,
+    UnsupportedModelError,
+)
 from worker.engine.readers.architecture.built import Built, Input
 from worker.engine.readers.architecture.weights import listed, weights_of
 
 _ROWS = 2
 _TOKENS = 8
 _MOST_LAYERS = 4096
+_ELSEWHERE = frozenset(
+    {"attn_implementation", "experts_implementation", "use_kernels", "use_pretrained_backbone"}
+)
+"""Keys by which code or weights are looked for on other machines."""
 _FIRST_TOKEN = 3
 """Numbers below it are often special: padding, begin, end."""
 
@@ -53,9 +61,10 @@ def build_transformers(
     """
     asked = checked.architecture
     assert asked.config is not None
-    class_name = _class_name(asked.name, dict(asked.config))
+    document = _cleaned(asked.config)
+    class_name = _class_name(asked.name, document)
     model_class = _known_class(class_name)
-    config = _config(model_class, dict(asked.config))
+    config = _config(model_class, document)
     clean = folder / "clean"
     clean.mkdir()
     (clean / "config.json").write_text(json.dumps(config.to_dict(), default=str))
@@ -71,12 +80,31 @@ def build_transformers(
         (f"the weights are {kind}: they are pruned and measured as float32",) if lower else ()
     )
     names = tuple(each.name for each in inputs)
-    origin = PretrainedOrigin(class_name, dict(asked.config), kind, names)
+    origin = PretrainedOrigin(class_name, document, kind, names)
     return Built(model, inputs, optional, warnings, origin)
 
 
 def _unshared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in weights.items()}
+
+
+def _cleaned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what names code or files elsewhere.
+
+    Raises:
+        QuantizedModelError: The weights are quantized.
+    """
+    if "quantization_config" in config:
+        raise QuantizedModelError(
+            "the model is already quantized (config.json has a quantization_config): upload the "
+            "float model; pruning comes first, quantization after"
+        )
+    return {
+        name: _cleaned(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        # Those with an underscore are transformers' own notes: where it came from, which kernels.
+        if not name.startswith("_") and name not in _ELSEWHERE
+    }
 
 
 def _class_name(asked: str, config: dict[str, Any]) -> str:
