@@ -91,12 +91,18 @@ def _outputs(model: Any, names: Sequence[str], call: Sequence[Any]) -> list[Tens
 
 
 def _save(model: Any, origin: PretrainedOrigin, path: Path) -> None:
-    """Save in the precision of the upload, as a zip of files that are stored as they are."""
+    """Save as a zip of files that are stored as they are.
+
+    In the precision of the upload, if that loses nothing: what was trained since may need more.
+    """
     use_cache = origin.config.get("use_cache")
     if use_cache is not None:
         model.config.use_cache = use_cache
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        model.to(getattr(torch, origin.dtype)).save_pretrained(folder)
+        dtype = getattr(torch, origin.dtype)
+        if all(torch.equal(weight, weight.to(dtype).float()) for weight in model.parameters()):
+            model.to(dtype)
+        model.save_pretrained(folder)
         told = {"class": origin.class_name, "inputs": list(origin.inputs)}
         (Path(folder) / _INPUTS).write_text(json.dumps(told, indent=2) + "\n")
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

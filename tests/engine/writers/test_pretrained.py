@@ -1,0 +1,106 @@
+"""Folders that from_pretrained loads, of pruned models of transformers."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.pretrained import transformers_archive
+from tests.engine.verified import verify_here
+from worker.engine.compress import compress
+from worker.engine.config import EvaluationConfig, PruneConfig, Request
+from worker.engine.load import load_program
+from worker.engine.program import Program
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Of the libraries that build.
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    verify_here(monkeypatch)
+
+
+def compressed(tmp_path, name, dtype=torch.float32, **prune):
+    archive = transformers_archive(tmp_path / "model.zip", name, dtype)
+    output = tmp_path / "output"
+    output.mkdir()
+    request = Request(
+        model=archive,
+        model_sha256="0" * 64,
+        model_format="safetensors",
+        recipe=(PruneConfig(**prune),),
+        output_dir=output,
+        evaluation=EvaluationConfig(latency_rounds=0),
+    )
+    report = compress(request, on_progress=lambda *_: None)
+    return output, report
+
+
+def loaded(output, class_name, tmp_path):
+    """By transformers alone, as a user would."""
+    import transformers
+
+    with zipfile.ZipFile(output / "model.transformers.zip") as archive:
+        archive.extractall(tmp_path / "folder")
+    model = getattr(transformers, class_name).from_pretrained(tmp_path / "folder")
+    return model.eval(), json.loads((tmp_path / "folder" / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "prune", "sizes"),
+    [
+        (
+            "bert",
+            "BertForSequenceClassification",
+            {"granularity": "channels"},
+            {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2},
+        ),
+        (
+            "llama",
+            "LlamaForCausalLM",
+            {"granularity": "heads"},
+            {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1},
+        ),
+    ],
+)
+def test_a_pruned_model_comes_back_as_one_of_transformers(tmp_path, name, class_name, prune, sizes):
+    output, report = compressed(tmp_path, name, scope="local", channel_ratio=0.5, **prune)
+    [found] = report["formats"]
+    assert found["format"] == "transformers"
+    assert found["reason"] is None
+    assert found["size_bytes"] == (output / "model.transformers.zip").stat().st_size
+    model, config = loaded(output, class_name, tmp_path)
+    assert {key: config[key] for key in sizes} == sizes
+    program = Program.from_exported(load_program(output / "model.pt2"))
+    ids, mask = program.example_leaves
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(program.run(program.example_leaves)[0], logits)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == report["after_recovery"]["counts"]["parameters"]
+
+
+def test_the_precision_of_the_upload_is_kept(tmp_path):
+    output, report = compressed(tmp_path, "bert", torch.bfloat16, scope="local", channel_ratio=0.5)
+    assert report["formats"][0]["max_relative_error"] < 1e-5
+    _, config = loaded(output, "BertForSequenceClassification", tmp_path)
+    assert config["dtype"] == "bfloat16"
+    weights = load_file(tmp_path / "folder" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
+def test_widths_that_differ_between_layers_are_the_reason(tmp_path):
+    _, report = compressed(tmp_path, "bert", macs=0.6, exclude=("*query*", "*key*", "*value*"))
+    [found] = report["formats"]
+    assert found["file"] is None
+    assert "configuration" in found["reason"]
+    assert any(each.startswith("no transformers: ") for each in report["warnings"])
+
+
+def test_half_of_a_layer_is_the_reason(tmp_path):
+    _, report = compressed(
+        tmp_path, "llama", granularity="layers", scope="global", channel_ratio=0.25
+    )
+    assert "parts of layers are gone" in report["formats"][0]["reason"]
