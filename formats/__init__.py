@@ -16,18 +16,18 @@ from formats.pt2 import inspect_pt2
 from formats.tensors import ModelInfo, TensorInfo
 
 Kind = Literal["model", "dataset"]
-Info = TypeVar("Info")
+Info_co = TypeVar("Info_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Format(Generic[Info]):
+class Format(Generic[Info_co]):
     """A kind of file that can be uploaded."""
 
     name: str
     kind: Kind
     media_type: str
     suffixes: tuple[str, ...]
-    inspect: Callable[[Path], Info]
+    inspect: Callable[[Path], Info_co]
 
 
 MODEL_FORMATS: dict[str, Format[ModelInfo]] = {

@@ -55,6 +55,7 @@ class Stage(StrEnum):
     SAVING = "saving"
     VERIFYING = "verifying"
     EVALUATING = "evaluating"
+    EXPORTING = "exporting"
 
 
 class Progress(Output):

@@ -10,6 +10,11 @@ from secateur.schema import Output
 
 class ModelFormat(StrEnum):
     PT2 = "pt2"
+    ONNX = "onnx"
+    KERAS = "keras"
+    H5 = "h5"
+    SAVED_MODEL = "saved_model"
+    SAFETENSORS = "safetensors"
 
 
 class DatasetFormat(StrEnum):
@@ -32,8 +37,10 @@ class Model(Output):
     filename: str | None
     size_bytes: int
     sha256: str
-    inputs: list[TensorInfo]
-    outputs: list[TensorInfo]
+    inputs: list[TensorInfo] | None = Field(
+        description="Null where the file does not tell before the model is built by a job."
+    )
+    outputs: list[TensorInfo] | None = Field(description="The same.")
     parameter_count: int
     created_at: datetime
 

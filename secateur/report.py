@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from secateur.outputs import OutputFormat
 from secateur.plan import Counts
 from secateur.safety import SafetyReport
 from secateur.schema import Output
@@ -91,6 +92,25 @@ class Verification(Output):
     )
 
 
+class FormatReport(Output):
+    """The compressed model in one format."""
+
+    format: OutputFormat
+    file: str | None = Field(
+        description="Name of the artifact; null where it could not be made.",
+        examples=["model.onnx"],
+    )
+    size_bytes: int | None
+    max_relative_error: float | None = Field(
+        description="Between its outputs, loaded in a fresh process of the runtime that the format "
+        "is for, and the program's: the largest difference over the largest value."
+    )
+    runtime: str | None = Field(
+        description="What loaded it for that.", examples=["onnxruntime 1.32.0"]
+    )
+    reason: str | None = Field(description="Why there is no file; null where there is one.")
+
+
 class Report(Output):
     """A finished job's numbers. `before`, `after_prune` and `after_recovery` are measured alike."""
 
@@ -106,6 +126,9 @@ class Report(Output):
         description="What a latency budget was met by; null for others."
     )
     safety: SafetyReport | None = Field(description="Null where nothing was promised.")
+    formats: list[FormatReport] = Field(
+        default=[], description="The model in each format that was asked for."
+    )
     verification: Verification
     stage_seconds: dict[str, float]
     warnings: list[str]

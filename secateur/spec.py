@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from secateur.objective import Objective
+from secateur.outputs import OutputFormat
 from secateur.pruning import Exclude, Granularity, PruneStep
 from secateur.recovery import Recovery
 from secateur.safety import Safety, check_measured
@@ -216,6 +217,16 @@ class Evaluation(Input):
     )
 
 
+def _in_order(formats: tuple[OutputFormat, ...]) -> tuple[OutputFormat, ...]:
+    if twice := _repeated(formats):
+        raise ValueError(f"each format once; named more than once: {twice}")
+    return tuple(each for each in OutputFormat if each in formats)
+
+
+OutputFormats = Annotated[tuple[OutputFormat, ...], AfterValidator(_in_order)]
+"""Formats of a result, each once; their order says nothing."""
+
+
 class JobFrame(Input):
     """What a job is asked besides its recipe. The jobs of a sweep share it."""
 
@@ -223,6 +234,12 @@ class JobFrame(Input):
     data: Data = Field(default_factory=Data)
     objective: Objective = Field(default_factory=Objective)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    output_formats: OutputFormats | None = Field(
+        default=None,
+        description="Formats of the compressed model, besides `pt2` and `safetensors`, which every "
+        "job gives. By default the one that the model was uploaded in, where there is one.",
+        examples=[["onnx"]],
+    )
     safety: Safety | None = Field(
         default=None, description="Promises: a job that breaks one fails, and keeps its report."
     )

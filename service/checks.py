@@ -64,14 +64,14 @@ def missing_data(spec: JobSpec, named: Named) -> list[FieldProblem]:
 
 def mismatched_data(named: Named) -> list[FieldProblem]:
     """The data sets whose arrays are not what the model reads."""
-    if named.model is None:
-        return []
+    if named.model is None or named.model.inputs is None:
+        return []  # What the file does not tell, the job finds out.
     datasets = {"/data/train": named.train, "/data/test": named.test}
     return [
         FieldProblem(pointer=pointer, code="data.mismatch", detail=detail)
         for pointer, dataset in datasets.items()
         if dataset is not None
-        for detail in _mismatches(named.model, dataset)
+        for detail in _mismatches(named.model.inputs, dataset)
     ]
 
 
@@ -105,12 +105,12 @@ def _arrays(dataset: Dataset) -> Mapping[str, TensorInfo]:
     return {array.name: array for array in dataset.arrays}
 
 
-def _mismatches(model: Model, dataset: Dataset) -> Iterator[str]:
+def _mismatches(inputs: list[TensorInfo], dataset: Dataset) -> Iterator[str]:
     arrays = _arrays(dataset)
     input_count = sum(name != TARGETS for name in arrays)
-    if input_count > len(model.inputs):
-        yield f"{dataset.id} has {input_count} input arrays, the model {len(model.inputs)} inputs"
-    for array_name, wanted in _wanted(model, arrays).items():
+    if input_count > len(inputs):
+        yield f"{dataset.id} has {input_count} input arrays, the model {len(inputs)} inputs"
+    for array_name, wanted in _wanted(inputs, arrays).items():
         array = arrays.get(array_name)
         if array is None:
             yield (
@@ -125,11 +125,11 @@ def _mismatches(model: Model, dataset: Dataset) -> Iterator[str]:
             )
 
 
-def _wanted(model: Model, arrays: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+def _wanted(inputs: list[TensorInfo], arrays: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The model's inputs, by the name of the array that is read for each."""
-    if len(model.inputs) == 1 and f"{INPUTS}_0" not in arrays:
-        return {INPUTS: model.inputs[0]}
-    return {f"{INPUTS}_{index}": tensor for index, tensor in enumerate(model.inputs)}
+    if len(inputs) == 1 and f"{INPUTS}_0" not in arrays:
+        return {INPUTS: inputs[0]}
+    return {f"{INPUTS}_{index}": tensor for index, tensor in enumerate(inputs)}
 
 
 def _fits(wanted: list[int | str], given: list[int | str]) -> bool:

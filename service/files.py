@@ -135,8 +135,8 @@ class ModelService(FileService[ModelFormat, Model]):
         info = inspect_model(path, file_format)
         return partial(
             Models.add,
-            inputs=_tensors(info.inputs),
-            outputs=_tensors(info.outputs),
+            inputs=None if info.inputs is None else _tensors(info.inputs),
+            outputs=None if info.outputs is None else _tensors(info.outputs),
             parameter_count=info.parameter_count,
         )
 

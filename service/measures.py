@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from secateur.models import Dataset, Model
+from secateur.models import Dataset, Model, TensorInfo
 from secateur.problems import FieldProblem
 from secateur.spec import JobFrame
 from service.checks import TARGETS, Named
@@ -85,18 +85,19 @@ def _unprobed(spec: JobFrame, name: str, named: Named) -> str | None:
                 f"/data/test are {_targets(named.test)} of task {task}: add integer targets, name "
                 f"another task in /objective/task, or leave {name} out"
             )
-    if named.model is None or any(_FLOAT.fullmatch(each.dtype) for each in named.model.inputs):
+    inputs = None if named.model is None else named.model.inputs
+    if inputs is None or any(_FLOAT.fullmatch(each.dtype) for each in inputs):
         return None
     return (
         f"{name} changes floating-point inputs by a little, and the model has none "
-        f"({', '.join(_described(named.model))}): numbers of tokens and the like cannot be moved; "
+        f"({', '.join(_described(inputs))}): numbers of tokens and the like cannot be moved; "
         f"leave {name} out"
     )
 
 
 def _without_output(spec: JobFrame, model: Model | None) -> str | None:
     output = spec.objective.output
-    if model is None or output < max(1, len(model.outputs)):
+    if model is None or model.outputs is None or output < max(1, len(model.outputs)):
         return None
     return (
         f"the objective's output is {output}, and the model has {len(model.outputs)}, numbered "
@@ -105,10 +106,11 @@ def _without_output(spec: JobFrame, model: Model | None) -> str | None:
 
 
 def _without_top5(spec: JobFrame, named: Named) -> str | None:
-    if named.model is None or spec.objective.output >= len(named.model.outputs):
+    outputs = None if named.model is None else named.model.outputs
+    if outputs is None or spec.objective.output >= len(outputs):
         return None
     task = spec.objective.task_on(() if named.test is None else named.test.arrays)
-    count = task.class_count(named.model.outputs[spec.objective.output])
+    count = task.class_count(outputs[spec.objective.output])
     if count is None or count > _TOP_COUNT:
         return None
     return (
@@ -117,8 +119,8 @@ def _without_top5(spec: JobFrame, named: Named) -> str | None:
     )
 
 
-def _described(model: Model) -> Iterator[str]:
-    return (f"input {each.name!r} is {each.dtype}" for each in model.inputs)
+def _described(inputs: list[TensorInfo]) -> Iterator[str]:
+    return (f"input {each.name!r} is {each.dtype}" for each in inputs)
 
 
 def _targets(dataset: Dataset) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import final
+from typing import Any, final
 
 from secateur.models import Model, ModelFormat, TensorInfo
 from store.ids import new_id
@@ -25,8 +25,8 @@ class Models(Inputs[ModelRow, Model]):
         filename: str | None,
         size_bytes: int,
         sha256: str,
-        inputs: Sequence[TensorInfo],
-        outputs: Sequence[TensorInfo],
+        inputs: Sequence[TensorInfo] | None,
+        outputs: Sequence[TensorInfo] | None,
         parameter_count: int,
         now: datetime,
     ) -> Model:
@@ -37,9 +37,13 @@ class Models(Inputs[ModelRow, Model]):
             filename=filename,
             size_bytes=size_bytes,
             sha256=sha256,
-            inputs=[tensor.model_dump() for tensor in inputs],
-            outputs=[tensor.model_dump() for tensor in outputs],
+            inputs=_stored(inputs),
+            outputs=_stored(outputs),
             parameter_count=parameter_count,
             created_at=now,
         )
         return self._added(row)
+
+
+def _stored(tensors: Sequence[TensorInfo] | None) -> list[dict[str, Any]] | None:
+    return None if tensors is None else [tensor.model_dump() for tensor in tensors]

@@ -1,5 +1,7 @@
 """Rows as what the contracts say of them."""
 
+from typing import Any
+
 from secateur.failures import Failure
 from secateur.jobs import Artifact, Job, JobSummary, Progress
 from secateur.models import Dataset, Model, TensorInfo
@@ -37,11 +39,15 @@ def as_model(row: ModelRow) -> Model:
         filename=row.filename,
         size_bytes=row.size_bytes,
         sha256=row.sha256,
-        inputs=[TensorInfo.model_validate(tensor) for tensor in row.inputs],
-        outputs=[TensorInfo.model_validate(tensor) for tensor in row.outputs],
+        inputs=_tensors(row.inputs),
+        outputs=_tensors(row.outputs),
         parameter_count=row.parameter_count,
         created_at=row.created_at,
     )
+
+
+def _tensors(stored: list[dict[str, Any]] | None) -> list[TensorInfo] | None:
+    return None if stored is None else [TensorInfo.model_validate(tensor) for tensor in stored]
 
 
 def as_dataset(row: DatasetRow) -> Dataset:

@@ -91,8 +91,9 @@ class ModelRow(Base):
     filename: Mapped[str | None] = mapped_column(FILENAME)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(SHA256)
-    inputs: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
-    outputs: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    # JSON's null where the file does not tell; the columns themselves are never null.
+    inputs: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON, nullable=False)
+    outputs: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON, nullable=False)
     parameter_count: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 

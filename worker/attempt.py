@@ -162,6 +162,7 @@ class _Attempt:
             model=InputFile(
                 path=self._place.blobs.path(claim.model.sha256), sha256=claim.model.sha256
             ),
+            model_format=claim.model.format,
             train=self._dataset(claim.train),
             test=self._dataset(claim.test),
             checkpoint=self._checkpoint(),

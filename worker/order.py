@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secateur.failures import Failure
 from secateur.jobs import Progress, Stage
+from secateur.models import ModelFormat
 from secateur.spec import JobSpec
 
 ORDER_FILE = "order.json"
@@ -41,6 +42,7 @@ class Order(_Strict):
     function: str = Field(description="What to run, as `module:name`.")
     spec: JobSpec
     model: InputFile
+    model_format: ModelFormat = ModelFormat.PT2
     train: InputFile | None
     test: InputFile | None
     checkpoint: InputFile | None = Field(

@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.amounts import Override
 from secateur.objective import Objective
+from secateur.outputs import OutputFormat
 from secateur.pruning import PruneStep
 from secateur.recovery import DistillStep, FinetuneStep, RecalibrateStep, ReconstructStep
 from secateur.safety import Safety
@@ -129,6 +130,8 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
         output_dir=output_dir,
         train=order.train.path if order.train else None,
         test=order.test.path if order.test else None,
+        model_format=order.model_format.value,
+        output_formats=_formats(spec.output_formats),
         objective=_objective(spec.objective),
         evaluation=EvaluationConfig(
             batch_size=spec.evaluation.batch_size,
@@ -147,6 +150,10 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
         resume=order.checkpoint.path if order.checkpoint else None,
         checkpoint_s=order.checkpoint_s,
     )
+
+
+def _formats(formats: tuple[OutputFormat, ...] | None) -> tuple[str, ...] | None:
+    return None if formats is None else tuple(each.value for each in formats)
 
 
 def _objective(objective: Objective) -> ObjectiveConfig:

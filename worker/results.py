@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel
 
 from secateur.jobs import JobKind
+from secateur.outputs import OUTPUT_FORMATS
 from secateur.plan import Plan
 from secateur.report import Manifest, ManifestFile, Report
 from store.artifacts import NewArtifact
@@ -52,6 +53,7 @@ _WITHHELD = re.compile(r"model\..*")
 
 _MEDIA_TYPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"model\.(pt2|safetensors|sparse\.safetensors)"), _BINARY),
+    (re.compile("|".join(re.escape(info.file) for info in OUTPUT_FORMATS.values())), _BINARY),
     (re.compile(r"(report|plan(-\d{1,3})?)\.json"), _JSON),
 )
 

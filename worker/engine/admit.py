@@ -10,24 +10,26 @@ from worker.engine.errors import (
     NothingToPruneError,
     TrainingModeError,
 )
-from worker.engine.load import load_program
 from worker.engine.program import Program, attribute
 from worker.engine.quantized import check_not_quantized
+from worker.engine.readers import Source, read_model
 from worker.engine.recovery.modes import training_calls
 
 
-def admitted(request: Request) -> Program:
-    """The program of a request, on its device.
+def admitted(request: Request) -> tuple[Program, Source]:
+    """The program of a request, on its device, and what it was read from.
 
     Raises:
-        UnreadableModelError: torch cannot make a program of the file.
+        UnreadableModelError: No program can be made of the file.
+        UnsupportedModelError: A part of the model is unknown to the reader of its format.
         TrainingModeError: It was exported for training.
         QuantizedModelError: It is quantized already.
         NothingToPruneError: No output is computed from a parameter.
         BaselineError: It does not run on its own example inputs.
         NotFiniteError: All that it computes from them is NaN or infinite.
     """
-    program = Program.from_exported(load_program(request.model))
+    source = read_model(request.model, request.model_format)
+    program = Program.from_exported(source.exported)
     if calls := training_calls(program.module):
         raise TrainingModeError(
             f"the model was exported for training ({calls[0].target}, node {calls[0].name!r}), so "
@@ -42,7 +44,7 @@ def admitted(request: Request) -> Program:
         )
     program = program.to(request.device)
     _check_runs(program)
-    return program
+    return program, source
 
 
 @torch.no_grad()

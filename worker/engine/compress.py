@@ -26,6 +26,7 @@ from worker.engine.config import (
     TrainingConfig,
 )
 from worker.engine.data import Rows
+from worker.engine.deliver import Delivered, delivered, wanted
 from worker.engine.errors import (
     CountsDifferError,
     DataMismatchError,
@@ -48,6 +49,7 @@ from worker.engine.prune.rounds import Steps, in_rounds, is_searching, origin_of
 from worker.engine.prune.shift import shifted, stand_ins
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
 from worker.engine.prune.verify import TOLERANCE, relative_error, verify_cut
+from worker.engine.readers import Source
 from worker.engine.recovery.reconstruct import Reference
 from worker.engine.recovery.recover import Sources, recover
 from worker.engine.recovery.remaining import Remaining
@@ -85,7 +87,7 @@ def make_plan(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
     at, config = next(
         (at, step) for at, step in enumerate(request.recipe) if isinstance(step, PruneConfig)
     )
-    program = run.load()
+    program, _ = run.load()
     train = run.read("train", program)
     with pointing(f"/recipe/{at}"):
         decided = run.plan(program, config, "plan.json", train)
@@ -104,7 +106,7 @@ class _Run:
     stage_began: tuple[str, float] | None = None
 
     def compress(self) -> dict[str, Any]:
-        original = self.load()
+        original, source = self.load()
         test = self.read("test", original)
         train = self.read("train", original)
         start = resumed(self.request) or self.begun(original, test)
@@ -118,7 +120,9 @@ class _Run:
         before["file_bytes"] = self.request.model.stat().st_size
         after["file_bytes"] = self.path("model.pt2").stat().st_size
         timed = self.timed(original, saved)
-        report = report_of(self.request, self.found, after, self.judged(before, after), timed)
+        safety = self.judged(before, after)
+        formats = self.delivered(saved, source)
+        report = report_of(self.request, self.found, after, safety, timed, formats)
         self.write("report.json", report)
         self.keep_promises(report)
         return report
@@ -263,9 +267,24 @@ class _Run:
             return f"/recipe/{place}/recover/{asked.recover.index(step)}"
         return f"/recipe/{place}"
 
-    def load(self) -> Program:
+    def load(self) -> tuple[Program, Source]:
         with self.stage("loading", 1, "files"):
-            return admitted(self.request)
+            program, source = admitted(self.request)
+        for warning in source.warnings:
+            self.found.warn(warning)
+        return program, source
+
+    def delivered(self, saved: Program, source: Source) -> list[Delivered]:
+        """Write the model in the other formats that were asked for."""
+        names = wanted(self.request, source)
+        if not names:
+            return []
+        with self.stage("exporting", len(names), "files") as progress:
+            found = delivered(names, saved, source.origin, self.request.output_dir, progress)
+        for each in found:
+            if each.reason is not None:
+                self.found.warn(f"no {each.format}: {each.reason}")
+        return found
 
     def read(self, role: str, program: Program) -> Rows | None:
         path = {"train": self.request.train, "test": self.request.test}[role]

@@ -303,6 +303,9 @@ class Request:
     """Everything that one run needs. Paths are local files; ``output_dir`` exists and is empty.
 
     Attributes:
+        model_format: A name in the table of readers.
+        output_formats: Names in the table of writers; None is the upload's own format, if it has
+            a writer.
         validation_fraction: Of the training rows, held out if a step keeps what is best on them.
         spec_sha256: Tells specs apart: a checkpoint of another one is not gone on with.
         checkpoint: File in which the newest checkpoint is left; None leaves none.
@@ -316,6 +319,8 @@ class Request:
     output_dir: Path
     train: Path | None = None
     test: Path | None = None
+    model_format: str = "pt2"
+    output_formats: tuple[str, ...] | None = None
     objective: ObjectiveConfig = AS_TARGETS_SUGGEST
     evaluation: EvaluationConfig = EvaluationConfig()
     safety: SafetyConfig | None = None

@@ -1,11 +1,13 @@
 """The report of a run: what was measured, as a document."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from worker.engine.config import Request
+from worker.engine.deliver import Delivered
 from worker.engine.found import Found
 from worker.engine.measure.latency import Latency
 
@@ -18,6 +20,7 @@ def report_of(
     after: dict[str, Any],
     safety: dict[str, Any] | None,
     timed: Latency | None,
+    formats: Sequence[Delivered] = (),
 ) -> dict[str, Any]:
     """Put together what a run has found.
 
@@ -27,6 +30,7 @@ def report_of(
         after: What was measured on the file as saved.
         safety: What became of promises.
         timed: Latency of both programs; None where nobody asked for it.
+        formats: What became of each format that was asked for.
     """
     exempt = [name for proof in found.exactness for name in proof.exempt_operators]
     if found.zeros:
@@ -47,6 +51,7 @@ def report_of(
         "search": found.search,
         "latency_table": found.latency_table,
         "safety": safety,
+        "formats": [each.as_json() for each in formats],
         "verification": {
             "is_exact": not exempt,
             "max_relative_error": max((p.max_relative_error for p in found.exactness), default=0.0),

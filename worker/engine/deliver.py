@@ -1,0 +1,103 @@
+"""Give the compressed model in the formats that were asked for, each proved to stand alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.config import Request
+from worker.engine.errors import OutputsDifferError
+from worker.engine.inputs import repeated
+from worker.engine.program import Program
+from worker.engine.prune.verify import TOLERANCE, relative_error
+from worker.engine.readers import Source
+from worker.engine.reload import outputs_in_fresh_process
+from worker.engine.writers import OWN, WRITERS, InexpressibleError, Writer
+
+_OTHER_ROWS = 3
+"""The example inputs have one or two, mostly: a batch that became fixed shows with another."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What became of one format: a file with its proof, or the reason why there is none."""
+
+    format: str
+    file: str | None = None
+    size_bytes: int | None = None
+    max_relative_error: float | None = None
+    runtime: str | None = None
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def wanted(request: Request, source: Source) -> list[str]:
+    """The formats to write besides those that every job gives."""
+    if request.output_formats is not None:
+        return [name for name in request.output_formats if name in WRITERS]
+    own = OWN.get(request.model_format)
+    return [own] if own is not None and WRITERS[own].can_write(source.origin) else []
+
+
+def delivered(
+    names: Sequence[str],
+    program: Program,
+    origin: object,
+    folder: Path,
+    on_progress: Callable[[int, int], None],
+) -> list[Delivered]:
+    """Write the program in each format; what cannot be written has a reason.
+
+    Args:
+        names: The formats, in the table of writers.
+        program: As it was read from ``model.pt2``.
+        origin: What the reader left for the writer.
+        folder: Where files are written.
+        on_progress: Called after each.
+    """
+    program = program.to("cpu")
+    found = []
+    for number, name in enumerate(names, 1):
+        try:
+            found.append(_written(name, program, origin, folder))
+        except (InexpressibleError, OutputsDifferError) as error:
+            (folder / WRITERS[name].file).unlink(missing_ok=True)
+            found.append(Delivered(name, reason=str(error)))
+        on_progress(number, len(names))
+    return found
+
+
+def _written(name: str, program: Program, origin: object, folder: Path) -> Delivered:
+    writer = WRITERS[name]
+    if not writer.can_write(origin):
+        raise InexpressibleError(
+            f"the model was not uploaded as one that can be given back as {name}"
+        )
+    path = folder / writer.file
+    writer.write(program, origin, path)
+    error = _difference(writer, path, program, folder)
+    if not error <= TOLERANCE:
+        raise InexpressibleError(
+            f"{writer.file} gives other outputs than model.pt2 (relative difference {error:.2g}, "
+            f"at most {TOLERANCE:g} is allowed): it is not delivered; report it with the model"
+        )
+    runtime = ", ".join(f"{each} {version(each)}" for each in writer.libraries)
+    return Delivered(name, writer.file, path.stat().st_size, error, runtime)
+
+
+@torch.no_grad()
+def _difference(writer: Writer, path: Path, program: Program, folder: Path) -> float:
+    """How far the file's outputs are from the program's, on the example inputs and other rows."""
+    calls = [program.example_leaves]
+    if program.rows_per_call(_OTHER_ROWS) == _OTHER_ROWS:
+        calls.append(repeated(program, _OTHER_ROWS))
+    expected = [output for call in calls for output in program.run(call)]
+    tensors = [[leaf for leaf in call if isinstance(leaf, Tensor)] for call in calls]
+    found = outputs_in_fresh_process(path, folder, runner=writer.runner, calls=tensors)
+    return relative_error(found, expected)

@@ -1,0 +1,47 @@
+"""A package that AOTInductor compiled: no Python is needed to run it."""
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from worker.engine.program import Program
+from worker.engine.writers.inexpressible import InexpressibleError
+
+_COMPILERS = ("g++", "c++", "clang++")
+
+
+def write(program: Program, origin: object, path: Path) -> None:
+    """Compile for the processor of this machine.
+
+    Raises:
+        InexpressibleError: There is no compiler here, or it does not take the program.
+    """
+    del origin  # Whatever it came from.
+    if not any(map(shutil.which, _COMPILERS)):
+        raise InexpressibleError(
+            f"this worker has no C++ compiler (looked for {', '.join(_COMPILERS)}); compile "
+            "model.pt2 yourself with torch._inductor.aoti_compile_and_package"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of the compiler's own workings.
+            torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - public by its documentation
+                program.export(), package_path=str(path)
+            )
+    except Exception as error:
+        # Whatever a compiler raises, on a program that runs without it.
+        raise InexpressibleError(
+            f"AOTInductor does not compile this program ({type(error).__name__})"
+        ) from error
+
+
+def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The outputs of the compiled package."""
+    compiled = torch._inductor.aoti_load_package(str(path))  # noqa: SLF001 - as above
+    found = [pytree.tree_leaves(compiled(*call)) for call in calls]
+    return [output for outputs in found for output in outputs if isinstance(output, Tensor)]
