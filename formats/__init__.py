@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 from formats.errors import FormatError, UnknownFormat
 from formats.npz import DatasetInfo, inspect_npz
+from formats.onnx import inspect_onnx
 from formats.pt2 import inspect_pt2
 from formats.tensors import ModelInfo, TensorInfo
 
@@ -39,6 +40,13 @@ MODEL_FORMATS: dict[str, Format[ModelInfo]] = {
             media_type="application/vnd.pytorch.pt2",
             suffixes=(".pt2",),
             inspect=inspect_pt2,
+        ),
+        Format(
+            name="onnx",
+            kind="model",
+            media_type="application/onnx",
+            suffixes=(".onnx", ".zip"),
+            inspect=inspect_onnx,
         ),
     )
 }
