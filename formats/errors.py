@@ -24,7 +24,10 @@ comes from the file is shown escaped and cut short, as it may be anything.
 from collections.abc import Iterable
 from typing import ClassVar
 
-ONNX_RECIPE = 'torch.onnx.export(model.eval(), example_inputs, "model.onnx", dynamo=True)'
+ONNX_RECIPE = (
+    'torch.onnx.export(model.eval(), example_inputs, "model.onnx", dynamo=True, '
+    "external_data=False)"
+)
 SAVED_MODEL_RECIPE = 'model.export("folder"), and a zip of the folder'
 EXPORT_RECIPE = 'torch.export.save(torch.export.export(model.eval(), example_inputs), "model.pt2")'
 _SHOWN_CHARACTERS = 80
@@ -171,7 +174,8 @@ class ExternalDataMissing(ModelFormatError):
         super().__init__(
             f"the elements of tensor {shown(tensor)} are in another file, {shown(location)}, which "
             "is not here; zip the whole folder of the model, and upload the zip: "
-            "python -m zipfile -c model.zip model.onnx ..."
+            "python -m zipfile -c model.zip model.onnx model.onnx.data, or save it in one file: "
+            "torch.onnx.export(..., external_data=False)"
         )
         self.location = location
 
