@@ -48,7 +48,8 @@ class Span:
     start: int
     end: int
 
-    def __len__(self) -> int:
+    @property
+    def size_bytes(self) -> int:
         return self.end - self.start
 
 
@@ -171,9 +172,9 @@ class Reader:
         Raises:
             ProtobufError: They are too many.
         """
-        if len(span) > self._limits.text_bytes:
+        if span.size_bytes > self._limits.text_bytes:
             raise ProtobufError(
-                f"a text has {len(span)} bytes; at most {self._limits.text_bytes} are taken"
+                f"a text has {span.size_bytes} bytes; at most {self._limits.text_bytes} are taken"
             )
         return self._data[span.start : span.end]
 
@@ -183,7 +184,7 @@ class Reader:
         Raises:
             ProtobufError: It does not follow the rules.
         """
-        where = span or Span(0, len(self._data))
+        where = Span(0, len(self._data)) if span is None else span
         if depth > self._limits.depth:
             raise ProtobufError(f"messages lie in messages, more than {self._limits.depth} deep")
         try:
@@ -267,7 +268,7 @@ class Reader:
         elif number in table.counted:
             found.setdefault(table.counted[number], [0])[0] += self._count_varints(span)
         elif number in table.fixed:
-            self._take_bytes(table, found, number, len(span))
+            self._take_bytes(table, found, number, span.size_bytes)
         else:
             _refuse_unknown(table, number, "something with a length")
 
@@ -314,7 +315,7 @@ class Reader:
             around = self._data[max(span.start, start - _LONGEST_VARINT) : end]
             if _TOO_LONG_VARINT.search(around):
                 raise ProtobufError("a number is longer than any")
-        if len(span) and self._data[span.end - 1] >= 0x80:
+        if span.size_bytes and self._data[span.end - 1] >= 0x80:
             raise ProtobufError("it ends in the middle of a number")
         return count
 

@@ -176,8 +176,8 @@ def _check_elements(
     raw = message.span_of("raw_data")
     if raw is not None:
         expected = byte_count(data_type, shape) if data_type != _STRING else 0
-        if len(raw) != expected:
-            raise UnsafeFile(name, _wrong_bytes(shape, dtype, len(raw), expected))
+        if raw.size_bytes != expected:
+            raise UnsafeFile(name, _wrong_bytes(shape, dtype, raw.size_bytes, expected))
         return
     if data_type == _STRING:
         field, found = "string_data", sum(1 for _ in message.spans("string_data"))
