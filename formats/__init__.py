@@ -14,6 +14,7 @@ from formats.errors import FormatError, UnknownFormat
 from formats.npz import DatasetInfo, inspect_npz
 from formats.onnx import inspect_onnx
 from formats.pt2 import inspect_pt2
+from formats.saved_model import inspect_saved_model
 from formats.tensors import ModelInfo, TensorInfo
 
 Kind = Literal["model", "dataset"]
@@ -47,6 +48,13 @@ MODEL_FORMATS: dict[str, Format[ModelInfo]] = {
             media_type="application/onnx",
             suffixes=(".onnx", ".zip"),
             inspect=inspect_onnx,
+        ),
+        Format(
+            name="saved_model",
+            kind="model",
+            media_type="application/vnd.tensorflow.savedmodel",
+            suffixes=(".zip", ".tar", ".tar.gz", ".tgz"),
+            inspect=inspect_saved_model,
         ),
     )
 }
