@@ -145,8 +145,9 @@ def test_conversion_that_fails_is_told_without_what_it_printed(body, reason, fak
 def test_conversion_gets_the_clean_model_and_the_signature(fake_tf2onnx, tmp_path):
     seen = tmp_path / "seen"
     fake_tf2onnx(
-        f"import os, pathlib; folder = arguments[2]; pathlib.Path({str(seen)!r}).write_text(' '.join("
-        "[*arguments[5:], os.environ['CUDA_VISIBLE_DEVICES'], *sorted(os.listdir(folder))]))"
+        "import os, pathlib; folder = arguments[2]; "
+        f"pathlib.Path({str(seen)!r}).write_text(' '.join([*arguments[5:], "
+        "os.environ['CUDA_VISIBLE_DEVICES'], *sorted(os.listdir(folder))]))"
     )
     with pytest.raises(UnreadableModelError):
         onnx_of_saved_model(DATA / "cnn.zip")

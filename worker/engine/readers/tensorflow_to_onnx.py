@@ -36,9 +36,14 @@ def convert(folder: str, output: str, *options: str) -> None:
     Raises:
         Exception: TensorFlow cannot read the model, or tf2onnx cannot translate it.
     """
-    # Takes seconds, and only this process may have it.
+    # These take seconds, and only this process may have them.
+    import numpy as np
     from tf2onnx import convert as tf2onnx
 
+    # tf2onnx 1.17 calls it in graph.py for models of more than 2 GiB, and NumPy 2 took it away
+    # (https://numpy.org/doc/stable/numpy_2_0_migration_guide.html).
+    if not hasattr(np, "product"):
+        np.product = np.prod  # type: ignore[attr-defined] # noqa: NPY201
     sys.argv = [
         "tf2onnx.convert",
         *("--saved-model", folder),
