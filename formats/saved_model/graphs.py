@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from formats.errors import UnsafeFile, UnsupportedProgram
 from formats.protobuf import Message, Span, Table
 from formats.saved_model import tables
-from formats.saved_model.operators import MEMBER, check_operator
+from formats.saved_model.operators import MEMBER, check_operators
 
 _MAX_NAME_CHARACTERS = 2048
 _MAX_ATTRIBUTE_DEPTH = 16
@@ -97,9 +97,6 @@ def read_library(graph: Message) -> Library:
             library.node_counts[name] += 1
         for _, attribute in map_of(function, "attr", tables.ATTRIBUTE):
             _read_attribute(attribute, library, library.calls[name])
-    for operators in library.operators.values():
-        for operator in operators:
-            check_operator(operator, is_kept=False)
     return library
 
 
@@ -160,8 +157,7 @@ def reachable(library: Library, names: Iterable[str]) -> list[str]:
         if name not in library.spans:
             raise UnsafeFile(name, "a function of this name is called, and is not there")
         found[name] = None
-        for operator in sorted(library.operators[name]):
-            check_operator(operator, is_kept=True)
+        check_operators(library.operators[name], is_kept=True)
         waiting.extend(library.calls[name])
     _check_size_when_inlined(library, found)
     return list(found)

@@ -38,7 +38,7 @@ from formats.saved_model.graphs import (
     shape_of,
 )
 from formats.saved_model.objects import DTYPES, Objects, read_objects
-from formats.saved_model.operators import MEMBER, check_operator
+from formats.saved_model.operators import MEMBER, check_operators
 from formats.sniff import describe, describe_archive, refuse_pickles
 from formats.tar import open_tar
 from formats.tensors import Dimension, ModelFacts, TensorInfo
@@ -192,15 +192,17 @@ def _read_model(data: bytes, data_bytes: int) -> tuple[ModelFacts, bytes]:
             f"with {SIGNATURE!r} among its signatures"
         )
     library = read_library(graph)
+    # What the graph itself calls is left out, so that only its operations matter.
+    nodes = [(node, read_node(node, library, [])) for node in graph.messages("node", tables.NODE)]
+    held = set().union((operator for _, operator in nodes), *library.operators.values())
+    check_operators(held, is_kept=False)
     objects = read_objects(object_graph)
     kept = reachable(library, sorted(objects.functions))
-    constants = []
-    for node in graph.messages("node", tables.NODE):
-        # What the graph itself calls is left out, so that only its operations matter.
-        operator = read_node(node, library, [])
-        check_operator(operator, is_kept=False)
-        if operator == "Const" and node.text("name") in objects.constants:
-            constants.append(node)
+    constants = [
+        node
+        for node, operator in nodes
+        if operator == "Const" and node.text("name") in objects.constants
+    ]
     signature = _find_signature(meta_graph)
     info = _describe(signature, objects, data_bytes)
 

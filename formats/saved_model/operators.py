@@ -5,6 +5,8 @@ write files, start Python and fetch from servers; some run already while a graph
 there is a list, and what is not on it is refused.
 """
 
+from collections.abc import Iterable
+
 from formats.errors import FormatError, UnsafeFile, UnsupportedProgram, shown
 
 MEMBER = "saved_model.pb"
@@ -73,18 +75,20 @@ _PYTHON = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
 _PRINTS = frozenset({"Print", "PrintV2"})
 
 
-def check_operator(name: str, *, is_kept: bool) -> None:
-    """Check that an operation may be in a SavedModel.
+def check_operators(names: Iterable[str], *, is_kept: bool) -> None:
+    """Check that operations may be in a SavedModel.
 
     Args:
-        name: What TensorFlow calls it.
-        is_kept: Whether it is in what is handed on.
+        names: What TensorFlow calls them.
+        is_kept: Whether they are in what is handed on.
 
     Raises:
-        FormatError: It may not.
+        FormatError: One may not. What is unsafe is named before what is only not known here.
     """
-    if name not in ALLOWED and (is_kept or name not in OF_SAVERS):
-        raise _refusal(name)
+    allowed = ALLOWED if is_kept else ALLOWED | OF_SAVERS
+    refusals = [_refusal(name) for name in sorted(set(names) - allowed)]
+    if refusals:
+        raise next((each for each in refusals if isinstance(each, UnsafeFile)), refusals[0])
 
 
 def _refusal(name: str) -> FormatError:
