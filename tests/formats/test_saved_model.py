@@ -77,6 +77,7 @@ def test_model_is_described(inspect, path):
     [
         # Each weight, bias, and what a batch normalization has.
         ("cnn", ("image", 8, 8, 3), 5, 108 + 4 + 16 + 36 + 4 + 24 + 6 + 30 + 5),
+        ("grouped", ("image", 6, 6, 4), 8, 144 + 8 + 16),
         ("recurrent", ("steps", 7, 4), 2, 96 + 144 + 24 + 90 + 75 + 30 + 10 + 2),
     ],
 )

@@ -37,8 +37,15 @@ def answer(model, inputs):
 
 @tensorflow
 @needs_tensorflow
-@pytest.mark.parametrize(("name", "input_name"), [("cnn", "image"), ("recurrent", "steps")])
-@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize(
+    ("name", "input_name", "is_large"),
+    [
+        ("cnn", "image", False),
+        ("cnn", "image", True),
+        ("recurrent", "steps", False),
+        ("grouped", "image", False),
+    ],
+)
 def test_converted_model_answers_as_keras_did(name, input_name, is_large):
     model = onnx_of_saved_model(DATA / f"{name}.zip", is_large=is_large)
     assert [each.name for each in model.graph.input] == [input_name]
@@ -98,6 +105,17 @@ def main():
 """
 
 
+FAKE_MODEL = """
+class SavedModel:
+    meta_graphs = ()
+    @classmethod
+    def FromString(cls, data):
+        return cls()
+    def SerializeToString(self):
+        return b""
+"""
+
+
 @pytest.fixture
 def fake_tf2onnx(tmp_path, monkeypatch):
     """A stand-in for tf2onnx and TensorFlow that does what a test says."""
@@ -107,7 +125,11 @@ def fake_tf2onnx(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
         (folder / "convert.py").write_text(FAKE.format(body=body))
-        (folder.parent / "tensorflow.py").touch()
+        (folder / "handler.py").write_text("def tf_op(names): return lambda kind: kind")
+        (folder / "utils.py").write_text("map_onnx_to_numpy_type = None")
+        protobuf = folder.parent / "tensorflow" / "core" / "protobuf"
+        protobuf.mkdir(parents=True)
+        (protobuf / "saved_model_pb2.py").write_text(FAKE_MODEL)
         inherited = os.environ.get("PYTHONPATH", "")
         monkeypatch.setenv("PYTHONPATH", f"{folder.parent}{os.pathsep}{inherited}")
         monkeypatch.setattr(saved_model, "tensorflow_is_here", lambda: True)
@@ -125,6 +147,15 @@ def test_operations_without_a_form_in_onnx_are_named(fake_tf2onnx):
     assert "secret" not in str(error.value)
 
 
+def test_operations_that_tf2onnx_leaves_as_they_are_are_named_too(fake_tf2onnx):
+    fake_tf2onnx(
+        "import logging, pathlib; pathlib.Path(arguments[4]).touch(); logging.getLogger("
+        "'tf2onnx.tfonnx').error('Tensorflow op [%s: %s] is not supported', 'a', 'Zeta')"
+    )
+    with pytest.raises(UnsupportedModelError, match=r"no form in ONNX for: 'Zeta'"):
+        onnx_of_saved_model(DATA / "cnn.zip")
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -132,6 +163,7 @@ def test_operations_without_a_form_in_onnx_are_named(fake_tf2onnx):
         ("import os; os.abort()", "ended by SIGABRT"),
         ("import os; os._exit(7)", "exit status 7"),
         ("pass", "exit status 0"),
+        ("raise ValueError", "ValueError"),
     ],
 )
 def test_conversion_that_fails_is_told_without_what_it_printed(body, reason, fake_tf2onnx):

@@ -64,6 +64,19 @@ def recurrent() -> keras.Model:
     )
 
 
+def grouped() -> keras.Model:
+    """What Keras marks for a compiler, and an exact GELU, each of which tf2onnx needs help with."""
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 4), name="image"),
+            layers.Conv2D(8, 3, groups=2),
+            layers.GroupNormalization(2),
+            layers.Activation("gelu"),
+            layers.GlobalMaxPooling2D(),
+        ]
+    )
+
+
 class Attack(tf.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -147,6 +160,7 @@ def main() -> None:
         folder = Path(temporary)
         export(cnn(), "cnn", folder)
         export(recurrent(), "recurrent", folder)
+        export(grouped(), "grouped", folder)
         attack(WriteFile, "write_file", folder)
         attack(WriteFileInABranch, "write_file_in_a_branch", folder)
         attack(ReadFile, "read_file", folder)
