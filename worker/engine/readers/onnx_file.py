@@ -5,11 +5,11 @@
 they came in.
 """
 
-import mmap
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -57,22 +57,23 @@ def read_checked_onnx(path: Path) -> onnx.ModelProto:
 def _opened(checked: CheckedOnnx, stack: ExitStack) -> Fetch:
     """Unpack external data into temporary files without names, and read tensors from them."""
     files = {
-        location: stack.enter_context(_mapped(checked.external_chunks(location)))
+        location: stack.enter_context(_unpacked(checked.external_chunks(location)))
         for location in checked.external_locations
     }
 
     def fetch(tensor: onnx.TensorProto) -> bytes:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         external = external_of(entries, tensor=tensor.name)
-        end = external.offset + byte_count(tensor.data_type, tuple(tensor.dims))
-        return files[external.location][external.offset : end]
+        file = files[external.location]
+        file.seek(external.offset)
+        return file.read(byte_count(tensor.data_type, tuple(tensor.dims)))
 
     return fetch
 
 
 @contextmanager
-def _mapped(pieces: Iterable[bytes]) -> Iterator[mmap.mmap | bytes]:
-    """Write what comes piece by piece into a file, and map it; the file is gone with the map."""
+def _unpacked(pieces: Iterable[bytes]) -> Iterator[IO[bytes]]:
+    """Write what comes piece by piece into a file without a name, and give that."""
     with tempfile.TemporaryFile(prefix="secateur-onnx-") as file:
         try:
             for piece in pieces:
@@ -83,11 +84,7 @@ def _mapped(pieces: Iterable[bytes]) -> Iterator[mmap.mmap | bytes]:
                 f"there is no room to unpack the model's external data ({error.strerror}); save "
                 "the model in one file, or upload a smaller one"
             ) from error
-        if not file.tell():
-            yield b""  # Nothing cannot be mapped.
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            yield mapped
+        yield file
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
