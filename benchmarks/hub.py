@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.architecture import Architecture, Inputs
-from benchmarks.operators import import_torchvision
+from worker.engine.readers.architecture.torchvision_import import import_torchvision
 
 
 def from_transformers(

@@ -15,9 +15,9 @@ from time import perf_counter
 import torch
 from torch.export import ExportedProgram
 
-from benchmarks.operators import import_torchvision
 from worker.engine.graph.coupling import couple
 from worker.engine.program import Program
+from worker.engine.readers.architecture.torchvision_import import import_torchvision
 
 _SIZES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 5632, "layers": 22, "heads": 32, "groups": 4},

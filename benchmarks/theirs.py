@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from benchmarks.architecture import Inputs
 from benchmarks.masking import Masking
 from benchmarks.ours import LEAST_REMOVED, described
-from worker.engine.prune.verify import relative_error
+from worker.engine.difference import relative_error
 
 TOLERANCE = 1e-4
 _LAYERS = (

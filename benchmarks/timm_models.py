@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.architecture import Architecture, image
-from benchmarks.operators import import_torchvision
+from worker.engine.readers.architecture.torchvision_import import import_torchvision
 
 
 def _net(family: str, name: str, size: int = 64, **options: Any) -> Architecture:

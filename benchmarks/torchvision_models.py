@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.architecture import Architecture, floats, image
-from benchmarks.operators import import_torchvision
+from worker.engine.readers.architecture.torchvision_import import import_torchvision
 
 
 def _build(name: str, options: dict[str, Any]) -> Callable[[], nn.Module]:

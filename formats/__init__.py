@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from formats.checkpoint import inspect_checkpoint
 from formats.errors import FormatError, UnknownFormat
 from formats.npz import DatasetInfo, inspect_npz
 from formats.onnx import inspect_onnx
@@ -55,6 +56,13 @@ MODEL_FORMATS: dict[str, Format[ModelInfo]] = {
             media_type="application/vnd.tensorflow.savedmodel",
             suffixes=(".zip", ".tar", ".tar.gz", ".tgz"),
             inspect=inspect_saved_model,
+        ),
+        Format(
+            name="safetensors",
+            kind="model",
+            media_type="application/zip",
+            suffixes=(".zip",),
+            inspect=inspect_checkpoint,
         ),
     )
 }

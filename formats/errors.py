@@ -14,6 +14,8 @@
     x NotOnnx             model.not_onnx
     x ExternalDataMissing model.external_data_missing
     x NotASavedModel      model.not_a_saved_model
+    x NotACheckpoint      model.not_a_checkpoint
+    x ArchitectureInvalid model.architecture
   * DatasetFormatError
     x DatasetUnreadable   dataset.unreadable
 
@@ -189,6 +191,31 @@ class NotASavedModel(ModelFormatError):
             f"variables/, and this looks like {looks_like}. Make one with: {SAVED_MODEL_RECIPE}"
         )
         self.looks_like = looks_like
+
+
+class NotACheckpoint(ModelFormatError):
+    """It is no archive of weights and of what they are for."""
+
+    code = "model.not_a_checkpoint"
+
+    def __init__(self, looks_like: str) -> None:
+        super().__init__(
+            "a checkpoint is a zip of weights (.safetensors, sharded or not, or one pickled state "
+            "dict) and of config.json (transformers) or architecture.json, such as "
+            f'{{"builder": "torchvision", "name": "resnet18"}}; and this looks like {looks_like}. '
+            "Make one with: zip -0 model.zip model.safetensors architecture.json"
+        )
+        self.looks_like = looks_like
+
+
+class ArchitectureInvalid(ModelFormatError):
+    """What the weights are for is not said in a way that is understood, or not allowed."""
+
+    code = "model.architecture"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the architecture cannot be taken: {reason}")
+        self.reason = reason
 
 
 class DatasetFormatError(FormatError):

@@ -21,6 +21,7 @@ from secateur.jobs import Job, JobState
 from secateur.options import (
     BUDGETS,
     add_job_options,
+    add_model_options,
     add_prune_options,
     add_safety_options,
     add_ways,
@@ -76,11 +77,12 @@ def compress(client: Client, options: argparse.Namespace) -> None:
     folder = options.output or Path(f"{options.model.stem}-compressed")
     with ProgressLine() as line:
         spec = {
-            "model_id": _uploaded_model(client, options.model, line),
+            "model_id": _uploaded_model(client, options, line),
             "recipe": recipe(options),
             "data": _uploaded_data(client, options, line),
             "objective": objective(options),
             "evaluation": evaluation(options),
+            "output_formats": options.to,
             "safety": {"max_drop": dict(options.max_drop)} if options.max_drop else None,
             "seed": options.seed,
             "label": options.label,
@@ -115,11 +117,12 @@ def compare(client: Client, options: argparse.Namespace) -> None:
     folder = options.output or Path(f"{options.model.stem}-compared")
     with ProgressLine() as line:
         spec = {
-            "model_id": _uploaded_model(client, options.model, line),
+            "model_id": _uploaded_model(client, options, line),
             "grid": grid(options),
             "data": _uploaded_data(client, options, line),
             "objective": objective(options),
             "evaluation": evaluation(options),
+            "output_formats": options.to,
             "seed": options.seed,
             "label": options.label,
             "run_timeout_s": options.run_timeout,
@@ -137,7 +140,7 @@ def plan(client: Client, options: argparse.Namespace) -> None:
     """Like `compress`, up to the decision."""
     with ProgressLine() as line:
         spec = {
-            "model_id": _uploaded_model(client, options.model, line),
+            "model_id": _uploaded_model(client, options, line),
             "prune": prune_step(options),
             "data": _uploaded_data(client, options, line),
             "objective": objective(options),
@@ -195,8 +198,13 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
             print(f"  {name:<{width}}  {summary}")
 
 
-def _uploaded_model(client: Client, path: Path, line: ProgressLine) -> str:
-    return client.upload_model(path, on_bytes=partial(line.bytes, "model")).id
+def _uploaded_model(client: Client, options: argparse.Namespace, line: ProgressLine) -> str:
+    return client.upload_model(
+        options.model,
+        file_format=options.format,
+        architecture=options.architecture,
+        on_bytes=partial(line.bytes, "model"),
+    ).id
 
 
 def _uploaded_data(
@@ -285,7 +293,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Upload a model, prune it by every criterion to every budget, recover and "
         "measure each, and write the comparison: a table, CSV, JSON and a chart.",
     )
-    command.add_argument("model", type=file, metavar="MODEL", help="a .pt2 file")
+    add_model_options(command)
     command.add_argument(
         "--criteria",
         nargs="+",

@@ -17,6 +17,7 @@ from secateur.errors import JobCanceled, JobFailed, WaitTimeout
 from secateur.files import OnBytes, Source, download, source_of
 from secateur.jobs import Artifact, ArtifactList, Job, JobKind, JobPage, JobState, JobSummary
 from secateur.models import Dataset, DatasetFormat, DatasetPage, Model, ModelFormat, ModelPage
+from secateur.packing import Architecture, packed
 from secateur.plan import Plan
 from secateur.problems import Capabilities, Validation
 from secateur.report import Report
@@ -94,10 +95,33 @@ class Client:
         self,
         content: Path | bytes,
         *,
-        file_format: ModelFormat = ModelFormat.PT2,
+        file_format: ModelFormat | None = None,
+        architecture: Architecture | None = None,
         on_bytes: OnBytes | None = None,
     ) -> Model:
-        """Upload a model's file; a file that the service has already is not sent again."""
+        """Upload a model; a file that the service has already is not sent again.
+
+        Args:
+            content: A file; its bytes; or a folder, which is sent as a zip: of a SavedModel, of
+                transformers, or of ONNX with external data.
+            file_format: What it is. By default told by names; bytes are `pt2`.
+            architecture: What weights are for, such as `torchvision/resnet18`: `content` is then a
+                file of weights (safetensors, or a pickled state dict), or a folder of them.
+            on_bytes: Called as bytes are sent.
+
+        Raises:
+            UnknownModelFile: It is no model, as far as names tell.
+        """
+        if isinstance(content, bytes):
+            return self._upload_model(content, file_format or ModelFormat.PT2, on_bytes)
+        if file_format is not None and architecture is None and content.is_file():
+            return self._upload_model(content, file_format, on_bytes)
+        with packed(content, architecture=architecture) as (path, told):
+            return self._upload_model(path, file_format or told, on_bytes)
+
+    def _upload_model(
+        self, content: Path | bytes, file_format: ModelFormat, on_bytes: OnBytes | None
+    ) -> Model:
         source = source_of(content)
         known = self._page(ModelPage, "/v1/models", sha256=source.sha256).data
         for model in known:

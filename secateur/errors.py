@@ -11,6 +11,7 @@
   x DownloadCorrupt     what arrived is not what the service announced
   x PlanMismatch        a plan cannot be applied to this module
   x SparseFileInvalid   a file of sparse weights is none, or damaged
+  x UnknownModelFile    a file or folder is no model that can be uploaded
 """
 
 from pathlib import Path
@@ -111,3 +112,14 @@ class PlanMismatch(SecateurError):
 
 class SparseFileInvalid(SecateurError):
     """A file is no `model.sparse.safetensors`, or not a whole one."""
+
+
+class UnknownModelFile(SecateurError):
+    """Nothing was sent: a file or folder is no model that can be uploaded."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: {reason}; models are .pt2, .onnx, .keras and .h5 files, and folders (or zips "
+            "of folders) of TensorFlow's SavedModel, of transformers, or of ONNX with external data"
+        )

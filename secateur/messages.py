@@ -2,8 +2,22 @@
 
 from urllib.parse import parse_qs, urlsplit
 
+from secateur.models import MODEL_FORMATS, ModelFormat
+
 RUN_JOB = "job.run"
 QUEUE = "jobs"
+
+SPECIAL_QUEUES = {
+    model_format: f"{QUEUE}.{model_format}"
+    for model_format, info in MODEL_FORMATS.items()
+    if info.extra is not None
+}
+"""Queues of jobs on models that not every worker reads; only workers that do take from them."""
+
+
+def queue_of(model_format: ModelFormat | None) -> str:
+    """The queue of jobs on models of a format."""
+    return QUEUE if model_format is None else SPECIAL_QUEUES.get(model_format, QUEUE)
 
 
 def job_channel(job_id: str) -> str:

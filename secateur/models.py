@@ -1,5 +1,7 @@
 """What was uploaded: models and data sets."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -15,6 +17,45 @@ class ModelFormat(StrEnum):
     H5 = "h5"
     SAVED_MODEL = "saved_model"
     SAFETENSORS = "safetensors"
+
+
+@dataclass(frozen=True)
+class ModelFormatInfo:
+    """One line of description; and of a format that not every worker reads, what else to do.
+
+    Attributes:
+        summary: What the file is.
+        extra: What a worker has to have been installed with; None for any.
+        otherwise: What a user can do where no worker has it.
+    """
+
+    summary: str
+    extra: str | None = None
+    otherwise: str = ""
+
+
+MODEL_FORMATS: Mapping[ModelFormat, ModelFormatInfo] = {
+    ModelFormat.PT2: ModelFormatInfo("A program of torch.export.save, by torch 2.9 or later."),
+    ModelFormat.ONNX: ModelFormatInfo(
+        "ONNX, opset 11 or later; with external data as a zip of the folder."
+    ),
+    ModelFormat.KERAS: ModelFormatInfo("A .keras file of Keras 3, from any backend."),
+    ModelFormat.H5: ModelFormatInfo("A whole model of Keras 2 in one .h5 file."),
+    ModelFormat.SAVED_MODEL: ModelFormatInfo(
+        "A TensorFlow SavedModel, its folder as a zip or tar.",
+        "tensorflow",
+        "convert it where TensorFlow is installed, with `python -m tf2onnx.convert --saved-model "
+        "FOLDER --output model.onnx --opset 18`, and upload model.onnx with format=onnx",
+    ),
+    ModelFormat.SAFETENSORS: ModelFormatInfo(
+        "Weights with the name of their architecture: a zip of .safetensors files (or one pickled "
+        "state dict) and config.json of transformers, or architecture.json.",
+        "architectures",
+        "export the model with torch.export.save(torch.export.export(model.eval(), "
+        "example_inputs), 'model.pt2'), and upload it with format=pt2",
+    ),
+}
+"""Every format of models, and what there is to say of it."""
 
 
 class DatasetFormat(StrEnum):

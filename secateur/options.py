@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from secateur.criteria import Aggregation, Criterion, Normalization
+from secateur.models import ModelFormat
 from secateur.objective import Task
+from secateur.outputs import ALWAYS, OutputFormat
+from secateur.packing import document_of
 from secateur.pruning import Algorithm, Granularity, Schedule, Scope
 from secateur.safety import MaxDrop
 from secateur.search import Minimize, Search
@@ -32,7 +35,7 @@ BUDGETS: tuple[tuple[str, type, str, str], ...] = (
 
 def add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyExclusiveGroup":
     """Add the options of a prune step; give the group of which no two are chosen."""
-    command.add_argument("model", type=file, metavar="MODEL", help="a .pt2 file")
+    add_model_options(command)
     budget = command.add_mutually_exclusive_group()
     for name, kind, metavar, what in BUDGETS:
         budget.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
@@ -55,6 +58,31 @@ def add_prune_options(command: argparse.ArgumentParser) -> "argparse._MutuallyEx
     )
     add_ways(command)
     return budget
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    """Add the model, and what says how it is read."""
+    command.add_argument(
+        "model",
+        type=existing,
+        metavar="MODEL",
+        help="a .pt2, .onnx, .keras or .h5 file, weights with --architecture, or a folder: of a "
+        "SavedModel, of transformers, of ONNX with external data",
+    )
+    command.add_argument(
+        "--format",
+        type=ModelFormat,
+        choices=list(ModelFormat),
+        help="what the model's file is (default: told by its name)",
+    )
+    command.add_argument(
+        "--architecture",
+        type=architecture,
+        metavar="BUILDER/NAME",
+        help="what weights are for, such as torchvision/resnet18 or timm/vit_tiny_patch16_224; or "
+        'a JSON object, such as {"builder": "torchvision", "name": "resnet18", "arguments": '
+        '{"num_classes": 10}}',
+    )
 
 
 def add_ways(command: argparse.ArgumentParser) -> None:
@@ -145,6 +173,22 @@ def _promise(text: str) -> tuple[str, float]:
         ) from error
 
 
+def existing(text: str) -> Path:
+    """A file or folder that is there."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no file or folder {text}")
+    return path
+
+
+def architecture(text: str) -> dict[str, Any]:
+    """What weights are for: BUILDER/NAME, or a JSON object."""
+    try:
+        return document_of(json.loads(text) if text.startswith("{") else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
@@ -203,6 +247,16 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--compiled", action="store_true", help="measure latency behind torch.compile"
+    )
+    command.add_argument(
+        "--to",
+        nargs="+",
+        type=OutputFormat,
+        choices=list(OutputFormat),
+        metavar="FORMAT",
+        help="formats of the result besides pt2 and safetensors: "
+        f"{', '.join(each for each in OutputFormat if each not in ALWAYS)} "
+        "(default: the format of the model)",
     )
     command.add_argument(
         "--run-timeout",

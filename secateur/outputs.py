@@ -16,6 +16,10 @@ class OutputFormat(StrEnum):
     AOTINDUCTOR = "aotinductor"
 
 
+ALWAYS = frozenset({OutputFormat.PT2, OutputFormat.SAFETENSORS})
+"""What every job gives."""
+
+
 @dataclass(frozen=True)
 class OutputInfo:
     """One line of description, the file, and which uploads can be given back so; None is any."""

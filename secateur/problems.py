@@ -52,6 +52,28 @@ class OptionInfo(Output):
     default: str | int
 
 
+class ModelFormatStatus(Output):
+    """A format in which models are taken."""
+
+    name: str = Field(examples=["saved_model"])
+    summary: str
+    is_available: bool = Field(
+        description="Whether a worker is up that reads it. Jobs on models of a format that is not "
+        "available are refused; those of formats that every worker reads wait for one."
+    )
+
+
+class OutputFormatInfo(Output):
+    """A format in which the compressed model is given."""
+
+    name: str = Field(examples=["onnx"])
+    summary: str
+    file: str = Field(description="Name of the artifact.", examples=["model.onnx"])
+    uploads: list[str] | None = Field(
+        description="Formats of uploads that can be given back so; null is any."
+    )
+
+
 class CriterionInfo(Output):
     """A way to score channels."""
 
@@ -108,6 +130,8 @@ class Capabilities(Output):
     version: str
     spec_version: int
     model_formats: list[str]
+    models: list[ModelFormatStatus]
+    output_formats: list[OutputFormatInfo]
     dataset_formats: list[str]
     criteria: list[CriterionInfo]
     algorithms: list[str]

@@ -126,9 +126,7 @@ class Report(Output):
         description="What a latency budget was met by; null for others."
     )
     safety: SafetyReport | None = Field(description="Null where nothing was promised.")
-    formats: list[FormatReport] = Field(
-        default=[], description="The model in each format that was asked for."
-    )
+    formats: list[FormatReport] = Field(description="The model in each format that was asked for.")
     verification: Verification
     stage_seconds: dict[str, float]
     warnings: list[str]

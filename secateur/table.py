@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from secateur.plan import Plan
-from secateur.report import Measurement, Quality, Report
+from secateur.report import FormatReport, Measurement, Quality, Report
 from secateur.trials import GroupLatency, SearchEnd, SearchOutcome, SearchReport, Trial
 
 _MISSING = "-"
@@ -27,11 +27,25 @@ def report_table(report: Report) -> str:
     if report.latency is not None:
         rows.append(("speedup", "", "", "", f"{report.latency.speedup:.2f}x"))
     tables = [aligned(rows)]
+    if report.formats:
+        tables.append(_format_table(report.formats))
     if report.search is not None:
         tables.append(_search_table(report.search))
     if report.latency_table:
         tables.append(_latency_table(report.latency_table))
     return "\n".join(tables)
+
+
+def _format_table(formats: Sequence[FormatReport]) -> str:
+    """Each format that was asked for: its file and what ran it, or why there is none."""
+    rows: list[tuple[str, ...]] = [("format", "file", "bytes", "difference", "ran in")]
+    for each in formats:
+        if each.file is None:
+            rows.append((each.format, f"none: {each.reason}", "", "", ""))
+        else:
+            size, error = _shown(each.size_bytes, _count), f"{each.max_relative_error:.1g}"
+            rows.append((each.format, each.file, size, error, each.runtime or _MISSING))
+    return aligned(rows)
 
 
 def plan_table(plan: Plan) -> str:

@@ -1,10 +1,12 @@
 """Whether a spec fits what was uploaded: its data, its shapes, the model of its plan."""
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from secateur.capabilities import Needs, needs_of, needs_of_step
-from secateur.models import Dataset, Model, TensorInfo
+from secateur.models import MODEL_FORMATS, Dataset, Model, ModelFormat, TensorInfo
+from secateur.outputs import OUTPUT_FORMATS
 from secateur.problems import FieldProblem
 from secateur.pruning import PruneStep
 from secateur.spec import ApplyPlanStep, JobFrame, JobSpec
@@ -21,6 +23,8 @@ class Named:
     model: Model | None
     train: Dataset | None
     test: Dataset | None
+    readable: AbstractSet[ModelFormat] = frozenset(ModelFormat)
+    """Formats of models that some worker reads which is up."""
 
 
 def has_labels(spec: JobFrame, named: Named) -> bool:
@@ -90,6 +94,45 @@ def mismatched_plans(spec: JobSpec, named: Named) -> list[FieldProblem]:
         for index, step in enumerate(spec.recipe)
         if isinstance(step, ApplyPlanStep) and step.plan.model_sha256 != named.model.sha256
     ]
+
+
+def unavailable_outputs(spec: JobFrame, named: Named) -> list[FieldProblem]:
+    """The formats of a result that the model's own format does not lead to."""
+    if named.model is None:
+        return []
+    problems = []
+    for index, output in enumerate(spec.output_formats or ()):
+        uploads = OUTPUT_FORMATS[output].uploads
+        if uploads is not None and named.model.format not in uploads:
+            given = [
+                each
+                for each, info in OUTPUT_FORMATS.items()
+                if info.uploads is None or named.model.format in info.uploads
+            ]
+            problems.append(
+                FieldProblem(
+                    pointer=f"/output_formats/{index}",
+                    code="output.unavailable",
+                    detail=f"{output} is for models uploaded as {' or '.join(sorted(uploads))}, "
+                    f"and {named.model.id} was uploaded as {named.model.format}: choose among "
+                    f"{', '.join(given)}",
+                )
+            )
+    return problems
+
+
+def unread_format(named: Named) -> list[FieldProblem]:
+    """The model, if only some workers read its format and none of them is up."""
+    if named.model is None or named.model.format in named.readable:
+        return []
+    info = MODEL_FORMATS[named.model.format]
+    if info.extra is None:
+        return []
+    detail = (
+        f"no worker is up that reads {named.model.format}: {info.otherwise}; or have the "
+        f"operator start a worker that was installed with the extra [{info.extra}]"
+    )
+    return [FieldProblem(pointer="/model_id", code="model.no_worker", detail=detail)]
 
 
 def _needs(spec: JobSpec) -> Iterator[tuple[str, str, Needs]]:

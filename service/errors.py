@@ -42,6 +42,8 @@
     - DataMissing                data.missing
     - DataMismatch               data.mismatch
     - PlanMismatch               plan.mismatch
+    - OutputUnavailable          output.unavailable
+    - FormatUnavailable          model.no_worker
   x NotReady                 503 service.not_ready
   x InternalError            500 internal
 
@@ -470,6 +472,19 @@ class DataMismatch(SpecRefused):
 class PlanMismatch(SpecRefused):
     code = "plan.mismatch"
     title = "The plan does not fit the model"
+
+
+class OutputUnavailable(SpecRefused):
+    code = "output.unavailable"
+    title = "The model cannot be given in that format"
+
+
+class FormatUnavailable(SpecRefused):
+    """No worker reads the model. Another answer may come later, and there is a way without."""
+
+    code = "model.no_worker"
+    title = "No worker that is up reads the format of the model"
+    is_retryable = True
 
 
 class NotReady(ServiceError):

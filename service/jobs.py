@@ -8,7 +8,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from secateur.jobs import Artifact, Job, JobKind, JobPage, JobState
-from secateur.problems import FieldProblem, Validation
+from secateur.models import MODEL_FORMATS
+from secateur.problems import FieldProblem, ModelFormatStatus, Validation
 from secateur.spec import JobFrame, JobSpec
 from secateur.trials import SearchReport
 from service import errors
@@ -17,7 +18,9 @@ from service.checks import (
     mismatched_data,
     mismatched_plans,
     missing_data,
+    unavailable_outputs,
     unknown_references,
+    unread_format,
 )
 from service.clock import now
 from service.measures import missing_test_data, unmeasurable
@@ -31,6 +34,7 @@ from store.errors import BlobNotFound, IdempotencyMismatch
 from store.jobs import Created, Jobs
 from store.models import Models
 from store.session import read_scope, session_scope
+from store.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,16 @@ class JobService:
             DataMissing: A step, measure or promise needs data that the job does not have.
             DataMismatch: A data set does not fit the model, or not what is to be measured.
             PlanMismatch: A plan was made for another model.
+            OutputUnavailable: The model's format does not lead to one that is asked for.
+            FormatUnavailable: No worker is up that reads the model.
             IdempotencyReused: The key came before with another spec.
         """
         with session_scope(self.engine) as session:
             created = _create(session, spec, kind=kind, idempotency_key=idempotency_key)
+            model_format = Jobs(session).model_format(created.job.id)
         if not created.is_replay:
-            self.messages.send(created.job.id)
+            assert model_format is not None, "the model was pinned"
+            self.messages.send(created.job.id, model_format)
         return created
 
     def validate(self, spec: JobSpec) -> Validation:
@@ -65,6 +73,7 @@ class JobService:
                 model=Models(session).get(spec.model_id),
                 train=Datasets(session).get(spec.data.train) if spec.data.train else None,
                 test=Datasets(session).get(spec.data.test) if spec.data.test else None,
+                readable=Workers(session).formats(now()),
             )
         problems = [
             *unknown_references(spec, named),
@@ -73,6 +82,8 @@ class JobService:
             *mismatched_data(named),
             *unmeasurable(spec, named),
             *mismatched_plans(spec, named),
+            *unavailable_outputs(spec, named),
+            *unread_format(named),
         ]
         return Validation(
             valid=not problems,
@@ -105,6 +116,15 @@ class JobService:
                 sweep_id=sweep_id,
             )
         return JobPage(data=jobs, next_cursor=next_cursor)
+
+    def model_formats(self) -> list[ModelFormatStatus]:
+        """Every format of models, and whether a worker is up that reads it."""
+        with read_scope(self.engine) as session:
+            readable = Workers(session).formats(now())
+        return [
+            ModelFormatStatus(name=name, summary=info.summary, is_available=name in readable)
+            for name, info in MODEL_FORMATS.items()
+        ]
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to stop.
@@ -229,6 +249,7 @@ def pinned(session: Session, spec: JobFrame) -> Named:
         model=Models(session).pin(spec.model_id),
         train=datasets.pin(spec.data.train) if spec.data.train else None,
         test=datasets.pin(spec.data.test) if spec.data.test else None,
+        readable=Workers(session).formats(now()),
     )
 
 
@@ -238,6 +259,8 @@ def _check(spec: JobSpec, named: Named) -> None:
         (errors.DataMissing, [*missing_data(spec, named), *missing_test_data(spec, named)]),
         (errors.DataMismatch, [*mismatched_data(named), *unmeasurable(spec, named)]),
         (errors.PlanMismatch, mismatched_plans(spec, named)),
+        (errors.OutputUnavailable, unavailable_outputs(spec, named)),
+        (errors.FormatUnavailable, unread_format(named)),
     )
 
 

@@ -12,7 +12,8 @@ import redis.asyncio
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from secateur.messages import QUEUE, RUN_JOB, job_channel, redis_url
+from secateur.messages import RUN_JOB, job_channel, queue_of, redis_url
+from secateur.models import ModelFormat
 
 logger = logging.getLogger("secateur.service")
 
@@ -25,8 +26,13 @@ _BROKEN = (redis.RedisError, OSError)
 class Messages(Protocol):
     """How jobs are announced. Nothing here can fail a request: the job's row is the truth."""
 
-    def send(self, job_id: str) -> None:
-        """Wake a worker for a queued job. The sweep does it again if this gets lost."""
+    def send(self, job_id: str, model_format: ModelFormat) -> None:
+        """Wake a worker for a queued job. The sweep does it again if this gets lost.
+
+        Args:
+            job_id: The job.
+            model_format: Of its model: a worker is woken that reads it.
+        """
 
     def announce(self, job_id: str) -> None:
         """Wake whoever watches a job, its worker and requests that wait; likewise for a sweep."""
@@ -76,10 +82,14 @@ class CeleryMessages:
                 url, max_connections=_most_watches(), **timeouts
             )
 
-    def send(self, job_id: str) -> None:
+    def send(self, job_id: str, model_format: ModelFormat) -> None:
         try:
             self._celery.send_task(
-                RUN_JOB, args=[job_id], queue=QUEUE, retry=False, ignore_result=True
+                RUN_JOB,
+                args=[job_id],
+                queue=queue_of(model_format),
+                retry=False,
+                ignore_result=True,
             )
         except (OperationalError, OSError) as error:
             _warn("secateur.service.send_failed", job_id, error)
@@ -158,7 +168,8 @@ class RecordedMessages:
         self.sent: list[str] = []
         self.announced: list[str] = []
 
-    def send(self, job_id: str) -> None:
+    def send(self, job_id: str, model_format: ModelFormat) -> None:
+        del model_format
         self.sent.append(job_id)
 
     def announce(self, job_id: str) -> None:

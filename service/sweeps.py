@@ -20,7 +20,9 @@ from service.checks import (
     mismatched_data,
     mismatched_plans,
     missing_data,
+    unavailable_outputs,
     unknown_references,
+    unread_format,
 )
 from service.clock import now
 from service.jobs import pinned, refuse
@@ -30,6 +32,7 @@ from service.paging import cursors_checked
 from store.blobs import BlobStore
 from store.collect import remove_unreferenced
 from store.errors import IdempotencyMismatch
+from store.jobs import Jobs
 from store.session import read_scope, session_scope
 from store.sweeps import CreatedSweep, NewChild, Sweeps
 
@@ -50,12 +53,17 @@ class SweepService:
             DataMissing: A step needs data that the jobs do not have.
             DataMismatch: A data set does not fit the model.
             PlanMismatch: A plan was made for another model.
+            OutputUnavailable: The model's format does not lead to one that is asked for.
+            FormatUnavailable: No worker is up that reads the model.
             IdempotencyReused: The key came before with another spec.
         """
         with session_scope(self.engine) as session:
             created = _create(session, spec, idempotency_key=idempotency_key)
+            first = created.sweep.children[0].job_id
+            model_format = Jobs(session).model_format(first)
         if not created.is_replay:
-            self.messages.send(created.sweep.children[0].job_id)
+            assert model_format is not None, "the model was pinned"
+            self.messages.send(first, model_format)
         return created
 
     def get(self, sweep_id: str) -> Sweep:
@@ -147,6 +155,8 @@ def _checked(spec: SweepSpec, named: Named) -> list[NewChild]:
         ),
         (errors.DataMismatch, [*mismatched_data(named), *unmeasurable(spec, named)]),
         (errors.PlanMismatch, _each_once(children, specs, lambda s: mismatched_plans(s, named))),
+        (errors.OutputUnavailable, unavailable_outputs(spec, named)),
+        (errors.FormatUnavailable, unread_format(named)),
     )
     return [
         NewChild(child.method, child.amount, job_spec)

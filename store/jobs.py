@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from secateur.failures import Failure, FailureCode
 from secateur.jobs import Job, JobKind, JobState, JobSummary, Progress, Stage
+from secateur.models import ModelFormat
 from secateur.spec import JobSpec
 from store.artifacts import NewArtifact, add_artifacts
 from store.claims import Claim, claimed
@@ -23,7 +24,7 @@ from store.ids import is_id, new_id
 from store.paging import newest_first
 from store.rows import as_job, as_summary
 from store.slots import SWEEP_JOBS_MAX, take_slot
-from store.tables import FAILURE_POINTER_LENGTH, JobRow
+from store.tables import FAILURE_POINTER_LENGTH, JobRow, ModelRow
 from store.transitions import AT_REST, FINAL_STATES, move, move_all
 
 
@@ -104,6 +105,14 @@ class Jobs:
         replay = self.replay(idempotency_key, fingerprint=fingerprint)
         assert replay is not None
         return Created(replay, is_replay=True)
+
+    def model_format(self, job_id: str) -> ModelFormat | None:
+        """The format of a job's model; None if the job is not there, or its model any more."""
+        return self._session.scalars(
+            select(ModelRow.format)
+            .join(JobRow, JobRow.model_id == ModelRow.id)
+            .where(JobRow.id == job_id)
+        ).one_or_none()
 
     def replay(self, idempotency_key: str, *, fingerprint: str | None) -> Job | None:
         """The job that this key made, as it was when made; None for a new key.

@@ -218,6 +218,17 @@ class ArtifactRow(Base):
     created_at: Mapped[datetime]
 
 
+class WorkerRow(Base):
+    """A worker that is up, as long as it says so."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)
+    formats: Mapped[list[str]] = mapped_column(JSON)
+    """The formats of models that it reads."""
+    alive_until: Mapped[datetime]
+
+
 class CheckpointRow(Base):
     """What an attempt left for the next one. Not there once the job has ended."""
 

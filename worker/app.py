@@ -5,8 +5,9 @@ from typing import Any
 from celery import Celery, bootsteps
 from kombu import Queue
 
-from secateur.messages import QUEUE
+from secateur.messages import QUEUE, queue_of
 from worker.launch import Launcher
+from worker.reads import readable_formats
 from worker.runtime import Runtime
 from worker.settings import WorkerSettings
 from worker.tasks import add_tasks
@@ -20,7 +21,7 @@ def make_app(settings: WorkerSettings, launcher: Launcher) -> tuple[Celery, Runt
     app = Celery("secateur.worker", broker=settings.broker_url, set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
-        task_queues=[Queue(QUEUE)],
+        task_queues=[Queue(name) for name in dict.fromkeys(map(queue_of, readable_formats()))],
         # One attempt at a time, for it owns the GPU. A thread is enough, as the work is done by a
         # child process; and unlike a pool process, it leaves remote control and shutdown to a main
         # thread that is always free.

@@ -1,12 +1,14 @@
 """Messages to workers, as this worker sends them: for jobs that need another attempt."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from secateur.messages import QUEUE, RUN_JOB
+from secateur.messages import QUEUE, RUN_JOB, SPECIAL_QUEUES, queue_of
+from secateur.models import ModelFormat
 
 _log = logging.getLogger(__name__)
 
@@ -14,12 +16,15 @@ _log = logging.getLogger(__name__)
 class Messages:
     """The queue. Nothing here fails: what is not sent now is sent by a later sweep."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, format_of: Callable[[str], ModelFormat | None]) -> None:
+        """Say how the format of a job's model is found, which decides its queue."""
         self._app = app
+        self._format_of = format_of
 
     def send(self, job_id: str) -> None:
+        queue = queue_of(self._format_of(job_id))
         try:
-            self._app.send_task(RUN_JOB, args=[job_id], queue=QUEUE, retry=False)
+            self._app.send_task(RUN_JOB, args=[job_id], queue=queue, retry=False)
         except OperationalError as error:
             # The kind alone: the message may quote the broker's URL, and that a password.
             _log.warning("cannot send %s: %s", job_id, type(error).__name__)
@@ -30,8 +35,10 @@ class Messages:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1)
                 channel: Any = connection.default_channel
-                declared = channel.queue_declare(queue=QUEUE, durable=True, auto_delete=False)
+                return sum(
+                    int(channel.queue_declare(queue=queue, durable=True, auto_delete=False)[1])
+                    for queue in (QUEUE, *SPECIAL_QUEUES.values())
+                )
         except OperationalError as error:
             _log.warning("cannot look at the queue: %s", type(error).__name__)
             return None
-        return int(declared.message_count)

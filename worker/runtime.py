@@ -2,8 +2,10 @@
 
 from celery import Celery
 
+from secateur.models import ModelFormat
 from store.file_blobs import FileBlobs
-from store.session import make_engine
+from store.jobs import Jobs
+from store.session import make_engine, read_scope
 from worker.announce import Announcer
 from worker.attempt import Workplace
 from worker.functions import FUNCTIONS
@@ -25,7 +27,12 @@ class Runtime:
         self._settings = settings
         self._engine = engine
         self._announcer = Announcer(settings.broker_url, on_change=wakes.wake)
-        messages = Messages(app)
+
+        def format_of(job_id: str) -> ModelFormat | None:
+            with read_scope(engine) as session:
+                return Jobs(session).model_format(job_id)
+
+        messages = Messages(app, format_of)
         self._sweeper = Sweeper(settings, engine, blobs, messages, self._announcer.announce)
         self._launcher = launcher
         self.place = Workplace(

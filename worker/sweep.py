@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
@@ -12,9 +13,12 @@ from sqlalchemy.exc import OperationalError
 from store import slots
 from store.blobs import BlobStore
 from store.collect import remove_orphans
+from store.ids import new_id
 from store.jobs import Jobs
 from store.session import session_scope
+from store.workers import Workers
 from worker.messages import Messages
+from worker.reads import readable_formats
 from worker.settings import WorkerSettings
 
 _log = logging.getLogger(__name__)
@@ -22,6 +26,9 @@ _log = logging.getLogger(__name__)
 # Messages of a long queue are rarely lost ones. Sent as often as in an empty queue, they would grow
 # faster than they are worked off.
 _PATIENCE_WITH_A_QUEUE = 20
+
+# A sweep that takes long makes no worker look gone.
+_MISSED_SWEEPS = 6
 
 _TIDY_EVERY_S = 3600.0
 # Older than any upload or delivery that is still going on.
@@ -47,6 +54,8 @@ class Sweeper:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep")
         self._tidy_at = time.monotonic()
+        self._worker_id = new_id("wrk")
+        self._formats = readable_formats()
 
     def start(self) -> None:
         self._thread.start()
@@ -55,15 +64,25 @@ class Sweeper:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
+            with suppress(OperationalError), session_scope(self._engine) as session:
+                Workers(session).gone(self._worker_id)
 
     def sweep(self) -> None:
         """Look once."""
+        self._be_seen()
         self.release()
         self._send_again()
         self.send_next()
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + _TIDY_EVERY_S
             self._tidy()
+
+    def _be_seen(self) -> None:
+        """Say that this worker is up, and what it reads."""
+        now = datetime.now(UTC)
+        patience = timedelta(seconds=self._settings.sweep_s * _MISSED_SWEEPS)
+        with session_scope(self._engine) as session:
+            Workers(session).alive(self._worker_id, self._formats, now=now, until=now + patience)
 
     def release(self) -> None:
         """Take jobs from attempts that fell silent, and have them tried again."""

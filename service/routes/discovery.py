@@ -10,10 +10,12 @@ from secateur.capabilities import CRITERIA, STEPS, budgets, options_of
 from secateur.criteria import Aggregation, Normalization
 from secateur.models import DatasetFormat, ModelFormat
 from secateur.objective import TASKS
+from secateur.outputs import OUTPUT_FORMATS
 from secateur.problems import (
     Capabilities,
     CriterionInfo,
     Limits,
+    OutputFormatInfo,
     StepInfo,
     TaskInfo,
     Validation,
@@ -37,6 +39,16 @@ def get_capabilities(services: ServicesDependency) -> Capabilities:
         version=secateur.__version__,
         spec_version=SPEC_VERSION,
         model_formats=list(ModelFormat),
+        models=services.jobs.model_formats(),
+        output_formats=[
+            OutputFormatInfo(
+                name=name,
+                summary=info.summary,
+                file=info.file,
+                uploads=None if info.uploads is None else sorted(info.uploads),
+            )
+            for name, info in OUTPUT_FORMATS.items()
+        ],
         dataset_formats=list(DatasetFormat),
         criteria=[
             CriterionInfo(

@@ -31,6 +31,8 @@ _SPEC_PROBLEMS = problems(
     errors.DataMissing,
     errors.DataMismatch,
     errors.PlanMismatch,
+    errors.OutputUnavailable,
+    errors.FormatUnavailable,
     errors.MediaTypeUnsupported,
     errors.BodyTooLarge,
 )

@@ -40,9 +40,11 @@ async def upload_model(
 ) -> Model:
     """Send a model's file as the body of the request, as it is.
 
-    A `pt2` file is what `torch.export.save` writes: a program with its weights, and none of your
-    code. It is checked before anything reads it; pickles are refused. The answer says what the
-    model reads and gives.
+    `pt2` is what `torch.export.save` writes; `onnx` a model alone, or a zip with its external data;
+    `keras` and `h5` what Keras saves; `saved_model` a zip or tar of TensorFlow's folder;
+    `safetensors` a zip of weights and of what they are for. None holds code of yours: each is
+    checked before anything reads it, and pickled modules are refused. The answer says what the
+    model reads and gives, where the file tells.
 
     Send `Repr-Digest: sha-256=:<Base64>:` (RFC 9530), and a file that arrives changed is refused.
     The same file sent twice is one model.

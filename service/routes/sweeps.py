@@ -42,6 +42,8 @@ _CSV = "text/csv"
             errors.DataMissing,
             errors.DataMismatch,
             errors.PlanMismatch,
+            errors.OutputUnavailable,
+            errors.FormatUnavailable,
             errors.MediaTypeUnsupported,
             errors.BodyTooLarge,
         ),

@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_the_services_to_say(here: None, model_path, tmp_pa
 
 def test_wrong_command_lines_say_what_is_right(here: None, model_path, capsys) -> None:
     misused("compress", "nowhere.pt2", "--macs", "0.5")
-    assert "there is no file 'nowhere.pt2'" in capsys.readouterr().err
+    assert "there is no file or folder nowhere.pt2" in capsys.readouterr().err
     misused("compress", model_path)
     assert "--macs, --parameters, --bytes, --latency, --accuracy" in capsys.readouterr().err
     misused("compress", model_path, "--macs", "0.5", "--finetune", "2")

@@ -57,6 +57,7 @@ def report(
             "latency_table": latency_table,
             "safety": None,
             "verification": VERIFICATION,
+            "formats": [],
             "stage_seconds": {},
             "warnings": [],
         }

@@ -15,6 +15,8 @@ CAPABILITIES = json.dumps(
         "version": "1",
         "spec_version": 1,
         "model_formats": [],
+        "models": [],
+        "output_formats": [],
         "dataset_formats": [],
         "criteria": [],
         "algorithms": [],

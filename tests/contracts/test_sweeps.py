@@ -34,6 +34,7 @@ def test_its_jobs_are_asked_what_it_is_asked():
         "data": {"train": "dst_1", "test": "dst_2"},
         "objective": {"task": "tagging", "ignore_class": 0},
         "evaluation": {"latency_rounds": 3},
+        "output_formats": ["onnx"],
         "safety": {"max_drop": {"accuracy": 0.01}},
         "seed": 7,
         "label": "mine",

@@ -8,6 +8,7 @@ from torch.nn import functional
 from tests.zoo.attentions import RotaryHalves
 from tests.zoo.exported import export, pattern_coupling, pattern_program, randomized
 from worker.engine.config import ApplyPlanConfig, GroupConfig, PruneConfig
+from worker.engine.difference import TOLERANCE
 from worker.engine.errors import NothingToPruneError, PlanMismatchError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
@@ -15,7 +16,7 @@ from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.given import given
 from worker.engine.prune.plan import Plan, decide
-from worker.engine.prune.verify import TOLERANCE, verify_cut
+from worker.engine.prune.verify import verify_cut
 
 WITH_HEADS = ("vision_transformer", "manual_attention", "padded_tokens")
 

@@ -20,6 +20,7 @@ from tests.zoo.exported import (
 )
 from tests.zoo.patterns import PATTERNS
 from worker.engine.config import PruneConfig
+from worker.engine.difference import LOW_PRECISION, TOLERANCE, tolerance
 from worker.engine.errors import NothingToPruneError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
@@ -27,7 +28,7 @@ from worker.engine.graph.silence import SilencedProgram
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
-from worker.engine.prune.verify import LOW_PRECISION, TOLERANCE, tolerance, verify_cut
+from worker.engine.prune.verify import verify_cut
 
 NAMES = sorted(PATTERNS)
 

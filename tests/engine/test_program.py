@@ -7,13 +7,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.zoo.exported import export, randomized
 from worker.engine.config import PruneConfig
+from worker.engine.difference import TOLERANCE
 from worker.engine.errors import UnreadableModelError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
-from worker.engine.prune.verify import TOLERANCE, verify_cut
+from worker.engine.prune.verify import verify_cut
 
 
 def test_a_size_that_depends_on_values_is_refused():

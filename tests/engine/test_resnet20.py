@@ -8,12 +8,13 @@ import torch
 from benchmarks.cifar import ResNet20
 from tests.zoo.exported import export, randomized
 from worker.engine.config import PruneConfig
+from worker.engine.difference import TOLERANCE
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import Coupling, couple
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
-from worker.engine.prune.verify import TOLERANCE, verify_cut
+from worker.engine.prune.verify import verify_cut
 
 
 @cache

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 from tests.zoo.operators import CASES, Case, OneCall
+from worker.engine.difference import TOLERANCE, relative_error
 from worker.engine.graph.coupling import Coupling, channels_of, kept_along
 from worker.engine.graph.propagate import _Walk
 from worker.engine.graph.registry import RULES
@@ -19,7 +20,6 @@ from worker.engine.graph.rules.refused import REASONS
 from worker.engine.graph.silence import SilencedProgram
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut_module
-from worker.engine.prune.verify import TOLERANCE, relative_error
 
 SEEN = Path(__file__).parents[1] / "zoo" / "operators_seen.txt"
 """The operators that exports of well-known architectures use."""

@@ -20,6 +20,7 @@ from worker.engine.config import (
     OverrideConfig,
     PruneConfig,
 )
+from worker.engine.difference import TOLERANCE, relative_error
 from worker.engine.errors import OutputsDifferError, PairError, PlanMismatchError
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import Coupling, couple
@@ -28,7 +29,7 @@ from worker.engine.prune.cut import cut
 from worker.engine.prune.given import given
 from worker.engine.prune.plan import Plan, decide
 from worker.engine.prune.shift import shifted, stand_ins
-from worker.engine.prune.verify import TOLERANCE, relative_error, verify_cut
+from worker.engine.prune.verify import verify_cut
 
 SHA256 = "0" * 64
 NAMES = sorted(PATTERNS)

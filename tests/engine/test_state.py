@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from tests.zoo.exported import export, randomized
 from worker.engine.config import PruneConfig
+from worker.engine.difference import TOLERANCE
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
-from worker.engine.prune.verify import TOLERANCE, verify_cut
+from worker.engine.prune.verify import verify_cut
 from worker.engine.save import save_program
 
 HALF = PruneConfig(scope="local", channel_ratio=0.5)

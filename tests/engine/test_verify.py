@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from tests.zoo.exported import export, randomized
 from worker.engine.config import PruneConfig
+from worker.engine.difference import TOLERANCE, relative_error
 from worker.engine.errors import OutputsDifferError
 from worker.engine.graph.coupling import couple
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
-from worker.engine.prune.verify import TOLERANCE, relative_error, verify_cut
+from worker.engine.prune.verify import verify_cut
 
 
 @pytest.mark.parametrize(

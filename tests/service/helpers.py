@@ -124,6 +124,7 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
             "counts_match": True,
             "reload_matches": True,
         },
+        "formats": [],
         "stage_seconds": {"loading": 1.5, "pruning": 2.0},
         "warnings": [],
     }

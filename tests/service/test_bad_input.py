@@ -99,7 +99,7 @@ def test_a_form_is_refused_with_what_to_send_instead(client, app):
 
 def test_an_unknown_format_is_refused(client):
     problem = assert_problem(
-        client.post("/v1/models?format=onnx", content=b"x"), 422, "request.invalid"
+        client.post("/v1/models?format=tflite", content=b"x"), 422, "request.invalid"
     )
     assert problem.errors[0].pointer == "query:format"
 

@@ -5,7 +5,9 @@ import sqlite3
 
 import pytest
 
+from secateur.models import ModelFormat
 from secateur.objective import Task
+from secateur.outputs import OutputFormat
 from service.logs import FieldFormatter
 from tests.service.helpers import assert_problem, prune_spec, services_of
 
@@ -115,7 +117,11 @@ class TestDatabase:
 
 def test_the_service_says_what_it_can_do(client, app):
     said = client.get("/v1/capabilities").json()
-    assert said["model_formats"] == ["pt2"]
+    assert said["model_formats"] == list(ModelFormat)
+    assert {each["name"]: each["is_available"] for each in said["models"]} == dict.fromkeys(
+        ModelFormat, False
+    )
+    assert {each["name"] for each in said["output_formats"]} == set(OutputFormat)
     assert {"magnitude", "random"} <= {each["name"] for each in said["criteria"]}
     assert {"prune", "recalibrate", "finetune"} <= {each["name"] for each in said["steps"]}
     budgets = {each["name"]: each for each in said["budgets"]}

@@ -63,7 +63,7 @@ def test_the_message_leaves_after_the_row_is_there_to_be_found(
 ):
     found = []
 
-    def send(job_id):
+    def send(job_id, model_format):
         found.append(services_of(app).jobs.get(job_id).state)
 
     monkeypatch.setattr(messages, "send", send)

@@ -9,6 +9,7 @@ import pytest
 import valkey
 
 from secateur.messages import QUEUE, RUN_JOB
+from secateur.models import ModelFormat
 from service.messages import CeleryMessages
 
 JOB = "job_" + "0" * 24
@@ -36,7 +37,7 @@ def broker_url(valkey_socket):
 
 def test_a_message_carries_the_job_id_and_nothing_else(broker_url, valkey_socket):
     async def scenario(messages):
-        await asyncio.to_thread(messages.send, JOB)
+        await asyncio.to_thread(messages.send, JOB, ModelFormat.PT2)
 
     run(scenario, broker_url)
     with valkey.Valkey(unix_socket_path=valkey_socket) as server:
@@ -44,6 +45,16 @@ def test_a_message_carries_the_job_id_and_nothing_else(broker_url, valkey_socket
     message = json.loads(sent)
     assert message["headers"]["task"] == RUN_JOB
     assert message["headers"]["argsrepr"] == repr((JOB,)) or JOB in message["headers"]["argsrepr"]
+
+
+def test_a_model_that_few_workers_read_waits_in_a_queue_of_its_own(broker_url, valkey_socket):
+    async def scenario(messages):
+        await asyncio.to_thread(messages.send, JOB, ModelFormat.SAVED_MODEL)
+
+    run(scenario, broker_url)
+    with valkey.Valkey(unix_socket_path=valkey_socket) as server:
+        assert server.llen(QUEUE) == 0
+        assert server.llen("jobs.saved_model") == 1
 
 
 def test_whoever_watches_hears_of_a_change(broker_url):
@@ -70,7 +81,7 @@ def test_a_broker_that_is_gone_fails_nobody(tmp_path):
 
 def fails_nobody(broker_url):
     async def scenario(messages):
-        await asyncio.to_thread(messages.send, JOB)
+        await asyncio.to_thread(messages.send, JOB, ModelFormat.PT2)
         await asyncio.to_thread(messages.announce, JOB)
         with pytest.raises(ConnectionError):
             await asyncio.to_thread(messages.check)

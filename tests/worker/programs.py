@@ -72,6 +72,7 @@ def report(*promises: dict[str, Any]) -> dict[str, Any]:
             "counts_match": True,
             "reload_matches": True,
         },
+        "formats": [],
         "stage_seconds": {},
         "warnings": [],
     }

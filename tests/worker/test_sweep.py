@@ -34,7 +34,7 @@ class Place:
         self.engine = make_engine(self.settings)
         self.blobs = FileBlobs(self.settings.blob_dir)
         self.app = Celery(broker=broker_url, set_as_current=False)
-        self.messages = Messages(self.app)
+        self.messages = Messages(self.app, lambda _: None)
         self.announced: list[str] = []
         self.sweeper = Sweeper(
             self.settings, self.engine, self.blobs, self.messages, self.announced.append

@@ -27,6 +27,7 @@ from worker.engine.config import (
 )
 from worker.engine.data import Rows
 from worker.engine.deliver import Delivered, delivered, wanted
+from worker.engine.difference import TOLERANCE, relative_error
 from worker.engine.errors import (
     CountsDifferError,
     DataMismatchError,
@@ -48,7 +49,7 @@ from worker.engine.prune.plan import Plan, Scored, decide
 from worker.engine.prune.rounds import Steps, in_rounds, is_searching, origin_of
 from worker.engine.prune.shift import shifted, stand_ins
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
-from worker.engine.prune.verify import TOLERANCE, relative_error, verify_cut
+from worker.engine.prune.verify import verify_cut
 from worker.engine.readers import Source
 from worker.engine.recovery.reconstruct import Reference
 from worker.engine.recovery.recover import Sources, recover

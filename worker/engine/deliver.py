@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from worker.engine.config import Request
+from worker.engine.difference import relative_error, tolerance
 from worker.engine.errors import OutputsDifferError
 from worker.engine.inputs import repeated
 from worker.engine.program import Program
-from worker.engine.prune.verify import TOLERANCE, relative_error
 from worker.engine.readers import Source
 from worker.engine.reload import outputs_in_fresh_process
 from worker.engine.writers import OWN, WRITERS, InexpressibleError, Writer
@@ -82,10 +82,10 @@ def _written(name: str, program: Program, origin: object, folder: Path) -> Deliv
     path = folder / writer.file
     writer.write(program, origin, path)
     error = _difference(writer, path, program, folder)
-    if not error <= TOLERANCE:
+    if not error <= (allowed := tolerance(program)):
         raise InexpressibleError(
             f"{writer.file} gives other outputs than model.pt2 (relative difference {error:.2g}, "
-            f"at most {TOLERANCE:g} is allowed): it is not delivered; report it with the model"
+            f"at most {allowed:g} is allowed): it is not delivered; report it with the model"
         )
     runtime = ", ".join(f"{each} {version(each)}" for each in writer.libraries)
     return Delivered(name, writer.file, path.stat().st_size, error, runtime)

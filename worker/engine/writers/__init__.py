@@ -50,14 +50,23 @@ class Writer:
         write(program, origin, path)
 
 
+_PRETRAINED = "worker.engine.readers.architecture.pretrained:PretrainedOrigin"
+
 WRITERS: dict[str, Writer] = {
     "onnx": Writer("worker.engine.writers.onnx", "model.onnx", ("onnxruntime",)),
+    "transformers": Writer(
+        "worker.engine.writers.pretrained",
+        "model.transformers.zip",
+        ("transformers", "torch"),
+        _PRETRAINED,
+    ),
     "aotinductor": Writer("worker.engine.writers.aotinductor", "model.aotinductor.pt2", ("torch",)),
 }
 
 OWN: dict[str, str] = {
     "onnx": "onnx",
     "saved_model": "onnx",
+    "safetensors": "transformers",
 }
 """What an upload is given back as, where nobody says it."""
 

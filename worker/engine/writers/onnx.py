@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor
 
 from worker.engine.program import Program
@@ -36,6 +37,8 @@ def write(program: Program, origin: object, path: Path) -> None:
             warnings.simplefilter("ignore")
             made = torch.onnx.export(exported, dynamo=True, verbose=False, external_data=False)
             assert made is not None
+            # Where each node came from, in Python's words: most of a small file.
+            ClearMetadataAndDocStringPass()(made.model)
             made.save(path, external_data=False)
     except Exception as error:
         # It has no base class for what it raises on an operator that it does not know.

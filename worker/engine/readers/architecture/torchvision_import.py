@@ -22,9 +22,9 @@ def import_torchvision() -> None:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        declared = library.Library("torchvision", "DEF")
+        declared = library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
-            declared.define(schema)
+            declared.define(schema)  # type: ignore[no-untyped-call]
         _libraries.append(declared)  # The declarations live as long as the library does.
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]

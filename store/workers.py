@@ -1,0 +1,43 @@
+"""Workers that are up, and what they can read."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from secateur.models import ModelFormat
+from store.tables import WorkerRow
+
+
+class Workers:
+    """The repository of workers, within one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def alive(
+        self, worker_id: str, formats: Iterable[ModelFormat], *, now: datetime, until: datetime
+    ) -> None:
+        """Say that a worker is up, and remove those that said nothing any more.
+
+        Args:
+            worker_id: Of the worker that says it.
+            formats: Of the models that it reads.
+            now: Whoever was to be heard of before this is gone.
+            until: When it will have been heard of again.
+        """
+        self._session.execute(delete(WorkerRow).where(WorkerRow.alive_until < now))
+        row = WorkerRow(id=worker_id, formats=[each.value for each in formats], alive_until=until)
+        self._session.merge(row)
+
+    def gone(self, worker_id: str) -> None:
+        self._session.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
+
+    def formats(self, now: datetime) -> frozenset[ModelFormat]:
+        """The formats that some worker reads which is up."""
+        rows = self._session.scalars(
+            select(WorkerRow.formats).where(WorkerRow.alive_until >= now)
+        ).all()
+        known = set(ModelFormat)
+        return frozenset(ModelFormat(name) for row in rows for name in row if name in known)

@@ -1,0 +1,104 @@
+"""A folder that ``from_pretrained`` loads, zipped."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from worker.engine.difference import relative_error, tolerance
+from worker.engine.program import Program
+from worker.engine.readers.architecture.offline import import_offline
+from worker.engine.readers.architecture.pretrained import PretrainedOrigin
+from worker.engine.writers.inexpressible import InexpressibleError
+from worker.engine.writers.pretrained_config import candidates
+
+_INPUTS = "secateur.json"
+"""Which inputs the model was exported with, in order."""
+
+
+def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
+    """Find the configuration that has the pruned shapes, and have transformers save it.
+
+    Raises:
+        InexpressibleError: No configuration has these shapes, or none computes the same.
+    """
+    import_offline()
+    import transformers
+
+    model_class = getattr(transformers, origin.class_name)
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in program.module.state_dict().items()
+    }
+    # What the exporter keeps beside the weights, as tables that the model makes itself, is no name
+    # of the class; what the class ties has one of its names only.
+    own = model_class(model_class.config_class.from_dict(origin.config)).state_dict()
+    given = {name: tensor for name, tensor in weights.items() if name in own}
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    with torch.no_grad():
+        expected = program.run(program.example_leaves)
+    worst = float("inf")
+    for config, names in candidates(model_class, origin.config, shapes):
+        model = model_class(_built(model_class, config)).eval()
+        model.load_state_dict({names[name]: tensor for name, tensor in given.items()}, strict=False)
+        model.tie_weights()
+        error = relative_error(_outputs(model, origin.inputs, program.example_leaves), expected)
+        worst = min(worst, error)
+        if error <= tolerance(program):
+            _save(model, origin, path)
+            return
+    raise InexpressibleError(
+        f"configurations of {origin.class_name} with these shapes compute something else (relative "
+        f"difference {worst:.2g})"
+    )
+
+
+def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The outputs of what ``from_pretrained`` loads."""
+    import_offline()
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+        told = json.loads((Path(folder) / _INPUTS).read_text())
+        model = getattr(transformers, told["class"]).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        )
+    model.eval()
+    return [output for call in calls for output in _outputs(model, told["inputs"], call)]
+
+
+def _built(model_class: Any, config: dict[str, Any]) -> Any:
+    built = model_class.config_class.from_dict(config)
+    if hasattr(built, "use_cache"):
+        built.use_cache = False
+    return built
+
+
+@torch.no_grad()
+def _outputs(model: Any, names: Sequence[str], call: Sequence[Any]) -> list[Tensor]:
+    arguments = dict(zip(names, call, strict=True))
+    has_cache = hasattr(model.config, "use_cache")
+    found = model(**arguments, **({"use_cache": False} if has_cache else {}))
+    return [each for each in pytree.tree_leaves(found) if isinstance(each, Tensor)]
+
+
+def _save(model: Any, origin: PretrainedOrigin, path: Path) -> None:
+    """Save in the precision of the upload, as a zip of files that are stored as they are."""
+    use_cache = origin.config.get("use_cache")
+    if use_cache is not None:
+        model.config.use_cache = use_cache
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        model.to(getattr(torch, origin.dtype)).save_pretrained(folder)
+        told = {"class": origin.class_name, "inputs": list(origin.inputs)}
+        (Path(folder) / _INPUTS).write_text(json.dumps(told, indent=2) + "\n")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted(Path(folder).iterdir()):
+                archive.write(file, file.name)
