@@ -13,7 +13,9 @@ from typing import Generic, Literal, TypeVar
 from formats.checkpoint import inspect_checkpoint
 from formats.errors import FormatError, UnknownFormat
 from formats.npz import DatasetInfo, inspect_npz
+from formats.onnx import inspect_onnx
 from formats.pt2 import inspect_pt2
+from formats.saved_model import inspect_saved_model
 from formats.tensors import ModelInfo, TensorInfo
 
 Kind = Literal["model", "dataset"]
@@ -40,6 +42,20 @@ MODEL_FORMATS: dict[str, Format[ModelInfo]] = {
             media_type="application/vnd.pytorch.pt2",
             suffixes=(".pt2",),
             inspect=inspect_pt2,
+        ),
+        Format(
+            name="onnx",
+            kind="model",
+            media_type="application/onnx",
+            suffixes=(".onnx", ".zip"),
+            inspect=inspect_onnx,
+        ),
+        Format(
+            name="saved_model",
+            kind="model",
+            media_type="application/vnd.tensorflow.savedmodel",
+            suffixes=(".zip", ".tar", ".tar.gz", ".tgz"),
+            inspect=inspect_saved_model,
         ),
         Format(
             name="safetensors",

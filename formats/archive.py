@@ -86,12 +86,16 @@ class Archive:
     Args:
         file: A seekable binary file. Read, never closed.
         limits: What is too much.
+        allow_folders: Whether there may be entries for folders, as archivers write them. They are
+            checked, and are no members.
 
     Raises:
         FormatError: The file is not a zip archive that follows the rules.
     """
 
-    def __init__(self, file: IO[bytes], *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, file: IO[bytes], *, limits: Limits | None = None, allow_folders: bool = False
+    ) -> None:
         self._limits = limits or Limits()
         self._file = file
         directory = _find_directory(file, self._limits)
@@ -105,10 +109,12 @@ class Archive:
                 f"it announces {directory.count} members, and its directory has {len(entries)}"
             )
         self._entries = {entry.filename: entry for entry in entries}
-        _check_names(entries)
+        _check_names(entries, allow_folders=allow_folders)
         _check_sizes(entries, self._limits)
         self.members = {
-            member.name: member for member in _check_layout(file, entries, directory.offset)
+            member.name: member
+            for member in _check_layout(file, entries, directory.offset)
+            if not member.name.endswith("/")
         }
 
     def __enter__(self) -> Self:
@@ -156,13 +162,18 @@ class Archive:
 
 
 @contextmanager
-def open_archive(path: Path, *, limits: Limits | None = None) -> Iterator[Archive]:
+def open_archive(
+    path: Path, *, limits: Limits | None = None, allow_folders: bool = False
+) -> Iterator[Archive]:
     """Open the archive at ``path``, check its structure, and close it in the end.
 
     Raises:
         FormatError: The file is not a zip archive that follows the rules.
     """
-    with path.open("rb") as file, Archive(file, limits=limits) as archive:
+    with (
+        path.open("rb") as file,
+        Archive(file, limits=limits, allow_folders=allow_folders) as archive,
+    ):
         yield archive
 
 
@@ -222,11 +233,12 @@ def _read_at(file: IO[bytes], offset: int, count: int) -> bytes:
     return file.read(count)
 
 
-def _check_names(entries: list[zipfile.ZipInfo]) -> None:
+def _check_names(entries: list[zipfile.ZipInfo], *, allow_folders: bool) -> None:
     seen: set[str] = set()
     for entry in entries:
         name = entry.orig_filename
-        if reason := _why_bad_name(entry):
+        is_folder = allow_folders and name.endswith("/") and not entry.file_size
+        if reason := _why_bad_name(entry, name.removesuffix("/") if is_folder else name):
             raise UnsafeFile(name, reason)
         if name.casefold() in seen:
             raise UnsafeFile(name, "another member has the same name")
@@ -236,13 +248,13 @@ def _check_names(entries: list[zipfile.ZipInfo]) -> None:
         if entry.compress_type not in _METHODS:
             raise UnsafeFile(name, f"compression method {entry.compress_type} is not taken")
         # The upper half holds a Unix mode, where the writer gave one.
-        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+        expected_kind = stat.S_IFDIR if is_folder else stat.S_IFREG
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, expected_kind):
             raise UnsafeFile(name, "it is a link or another special file")
 
 
-def _why_bad_name(entry: zipfile.ZipInfo) -> str:
-    name = entry.orig_filename
-    if entry.filename != name or not name.isprintable() or "\\" in name:
+def _why_bad_name(entry: zipfile.ZipInfo, name: str) -> str:
+    if entry.filename != entry.orig_filename or not name.isprintable() or "\\" in name:
         return "its name has characters that are not taken"
     if not name.isascii() and not entry.flag_bits & _NAME_IS_UTF8:
         return "its name is not ASCII and not declared as UTF-8"

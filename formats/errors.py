@@ -11,6 +11,9 @@
     x PickledModule       model.pickled
     x TorchScriptFile     model.torchscript
     x UnsupportedProgram  model.unsupported
+    x NotOnnx             model.not_onnx
+    x ExternalDataMissing model.external_data_missing
+    x NotASavedModel      model.not_a_saved_model
     x NotACheckpoint      model.not_a_checkpoint
     x ArchitectureInvalid model.architecture
   * DatasetFormatError
@@ -23,6 +26,11 @@ comes from the file is shown escaped and cut short, as it may be anything.
 from collections.abc import Iterable
 from typing import ClassVar
 
+ONNX_RECIPE = (
+    'torch.onnx.export(model.eval(), example_inputs, "model.onnx", dynamo=True, '
+    "external_data=False)"
+)
+SAVED_MODEL_RECIPE = 'model.export("folder"), and a zip of the folder'
 EXPORT_RECIPE = 'torch.export.save(torch.export.export(model.eval(), example_inputs), "model.pt2")'
 _SHOWN_CHARACTERS = 80
 
@@ -144,8 +152,45 @@ class UnsupportedProgram(ModelFormatError):
     code = "model.unsupported"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the exported program cannot be taken: {reason}")
+        super().__init__(f"the program cannot be taken: {reason}")
         self.reason = reason
+
+
+class NotOnnx(ModelFormatError):
+    code = "model.not_onnx"
+
+    def __init__(self, looks_like: str) -> None:
+        super().__init__(
+            "an ONNX model is a .onnx file, or a zip with one and its external data, and this "
+            f"looks like {looks_like}. Make one with: {ONNX_RECIPE}"
+        )
+        self.looks_like = looks_like
+
+
+class ExternalDataMissing(ModelFormatError):
+    """The file is right, and the weights are in another one that did not come along."""
+
+    code = "model.external_data_missing"
+
+    def __init__(self, location: str, *, tensor: str) -> None:
+        super().__init__(
+            f"the elements of tensor {shown(tensor)} are in another file, {shown(location)}, which "
+            "is not here; zip the whole folder of the model, and upload the zip: "
+            "python -m zipfile -c model.zip model.onnx model.onnx.data, or save it in one file: "
+            "torch.onnx.export(..., external_data=False)"
+        )
+        self.location = location
+
+
+class NotASavedModel(ModelFormatError):
+    code = "model.not_a_saved_model"
+
+    def __init__(self, looks_like: str) -> None:
+        super().__init__(
+            "a TensorFlow SavedModel is a zip or tar of a folder with saved_model.pb and "
+            f"variables/, and this looks like {looks_like}. Make one with: {SAVED_MODEL_RECIPE}"
+        )
+        self.looks_like = looks_like
 
 
 class NotACheckpoint(ModelFormatError):

@@ -45,6 +45,18 @@ def describe(head: bytes) -> str:
     return f"none of the kinds of file known here (it starts with {head[:8].hex(' ')})"
 
 
+def refuse_pickles(head: bytes) -> None:
+    """Raise an error if the first bytes of a file are those of a pickle.
+
+    Raises:
+        FormatError: They are.
+    """
+    if head.startswith(_OLD_TORCH_SAVE):
+        raise PickledModule("a file of torch.save (an old one)")
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise PickledModule("a pickle")
+
+
 def refuse_what_is_no_program(path: Path) -> None:
     """Raise the error that tells most, if a file cannot be a .pt2 archive by its first bytes.
 
@@ -53,12 +65,22 @@ def refuse_what_is_no_program(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if head.startswith(_OLD_TORCH_SAVE):
-        raise PickledModule("a file of torch.save (an old one)")
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise PickledModule("a pickle")
+    refuse_pickles(head)
     if not head.startswith(_ZIP):
         raise NotAnArchive(describe(head))
+
+
+def refuse_pickled_archive(archive: Archive) -> None:
+    """Raise the error that tells most, if an archive is one of torch's with a pickle in it.
+
+    Raises:
+        FormatError: It holds a pickled module, or TorchScript.
+    """
+    names = {name.removeprefix(archive.root) for name in archive.members}
+    if "data.pkl" in names:
+        if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+            raise TorchScriptFile
+        raise PickledModule("a file of torch.save (a state dict, or a whole module)")
 
 
 def refuse_other_archives(archive: Archive) -> None:
@@ -70,10 +92,7 @@ def refuse_other_archives(archive: Archive) -> None:
     names = {name.removeprefix(archive.root) for name in archive.members}
     if "archive_format" in names:
         return
-    if "data.pkl" in names:
-        if "constants.pkl" in names or any(name.startswith("code/") for name in names):
-            raise TorchScriptFile
-        raise PickledModule("a file of torch.save (a state dict, or a whole module)")
+    refuse_pickled_archive(archive)
     raise NotAnArchive(describe_archive(names))
 
 
@@ -86,6 +105,12 @@ def describe_archive(names: set[str]) -> str:
         )
     if {"config.json", "model.weights.h5"} <= names:
         return "a Keras model (.keras)"
+    if "archive_format" in names:
+        return "an exported program of torch (.pt2): upload it as that"
+    if "saved_model.pb" in names:
+        return "a TensorFlow SavedModel: upload it as that"
+    if any(name.endswith(".onnx") for name in names):
+        return "an ONNX model in a zip archive: upload it as that"
     if "[Content_Types].xml" in names:
         return "an office document"
     if names and all(name.endswith(".npy") for name in names):

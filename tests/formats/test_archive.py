@@ -269,3 +269,36 @@ def test_zip64_record_beyond_every_file_is_refused(monkeypatch):
 def test_file_that_is_no_archive_is_unreadable():
     assert isinstance(refusal(b"hello"), UnreadableFile)
     assert isinstance(refusal(b""), UnreadableFile)
+
+
+def with_a_folder(name="a/", data=b"", mode=stat.S_IFDIR):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        archive.writestr(entry, data)
+        archive.writestr("a/one", b"1")
+    return buffer.getvalue()
+
+
+def test_entries_of_folders_are_no_members_where_they_are_allowed():
+    with Archive(io.BytesIO(with_a_folder()), allow_folders=True) as archive:
+        assert list(archive.members) == ["a/one"]
+        assert archive.root == "a/"
+    assert isinstance(refusal(with_a_folder()), UnsafeFile)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        {"data": b"x"},
+        {"mode": stat.S_IFLNK},
+        {"mode": stat.S_IFREG},
+        {"name": "../"},
+        {"name": "/"},
+        {"name": "a//"},
+    ],
+)
+def test_folder_that_is_none_is_refused(folder):
+    with pytest.raises(UnsafeFile):
+        Archive(io.BytesIO(with_a_folder(**folder)), allow_folders=True)

@@ -11,6 +11,7 @@ from worker.engine.readers.source import Source
 
 READERS: dict[str, str] = {
     "pt2": "worker.engine.readers.pt2:read_pt2",
+    "saved_model": "worker.engine.readers.saved_model:read_saved_model",
     "safetensors": "worker.engine.readers.architecture:read_architecture",
 }
 
