@@ -76,9 +76,7 @@ def delivered(
 def _written(name: str, program: Program, origin: object, folder: Path) -> Delivered:
     writer = WRITERS[name]
     if not writer.can_write(origin):
-        raise InexpressibleError(
-            f"the model was not uploaded as one that can be given back as {name}"
-        )
+        raise InexpressibleError(f"the builder of the upload makes nothing that {name} can load")
     path = folder / writer.file
     writer.write(program, origin, path)
     error = _difference(writer, path, program, folder)

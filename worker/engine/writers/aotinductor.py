@@ -43,5 +43,10 @@ def write(program: Program, origin: object, path: Path) -> None:
 def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """The outputs of the compiled package."""
     compiled = torch._inductor.aoti_load_package(str(path))  # noqa: SLF001 - as above
-    found = [pytree.tree_leaves(compiled(*call)) for call in calls]
-    return [output for outputs in found for output in outputs if isinstance(output, Tensor)]
+    structure = pytree.treespec_loads(compiled.loader.get_call_spec()[0])
+    found: list[Tensor] = []
+    for call in calls:
+        args, kwargs = pytree.tree_unflatten(call, structure)
+        outputs = pytree.tree_leaves(compiled(*args, **kwargs))
+        found += [output for output in outputs if isinstance(output, Tensor)]
+    return found
