@@ -1,0 +1,46 @@
+"""ONNX: a graph of its operators becomes one of ATen's, which the engine prunes through."""
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from worker.engine.errors import UnreadableModelError
+from worker.engine.readers.onnx.export import exported
+from worker.engine.readers.onnx.graph import graph_of
+from worker.engine.readers.source import Source
+
+
+def read_onnx(path: Path) -> Source:
+    """Read a model from a file that holds all of its data.
+
+    Raises:
+        UnreadableModelError: It is no model of ONNX, or one that is not well formed.
+        UnsupportedModelError: It has operators, versions or types that are not known.
+        QuantizedModelError: It is quantized already.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise UnreadableModelError("the file is no model of ONNX") from error
+    return program_of(model)
+
+
+def program_of(model: onnx.ModelProto) -> Source:
+    """Make a program of a model whose tensors are all inside it.
+
+    Parameters and buffers have the names of the initializers (see
+    :func:`worker.engine.readers.onnx.names.parameter_names`), inputs those of the graph's inputs as
+    far as a variable can have them. Nodes are traced one by one, each by the function of its
+    operator; sizes are numbers or symbols all along, so that dynamic dimensions stay dynamic.
+
+    Raises:
+        UnreadableModelError: It is not well formed.
+        UnsupportedModelError: It has operators, versions or types that are not known, or a shape
+            that depends on the values of inputs.
+        QuantizedModelError: It is quantized already.
+    """
+    return exported(graph_of(model))
+
+
+__all__ = ["program_of", "read_onnx"]
