@@ -60,7 +60,7 @@ def _input(info: onnx.ValueInfoProto) -> Input:
         )
     shape: list[int | str] = []
     for at, size in enumerate(tensor.shape.dim):
-        if size.HasField("dim_value") and size.dim_value > 0:
+        if size.HasField("dim_value") and size.dim_value >= 0:
             shape.append(size.dim_value)
         elif size.dim_param:
             shape.append(size.dim_param)

@@ -132,8 +132,6 @@ def _by_steps(
         blind = (bias == _INFINITE).all(-1, keepdim=True)
         share = torch.where(blind, torch.zeros((), dtype=share.dtype), share)
     shown = [product, capped, biased, share][mode]
-    if call.opset < 25 and mode in (1, 2):
-        shown = [product, biased, capped, share][mode] if softcap == 0.0 else shown
     return torch.matmul(share, value), shown.to(query.dtype)
 
 

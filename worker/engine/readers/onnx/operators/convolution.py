@@ -94,7 +94,10 @@ def _cut_off(
     for out, size, reach, step, more in rows:
         total = (size - 1) * step + more + reach - out
         if isinstance(total, int) and total < 0:
-            total = 0
+            # More than there is: what is added lies at the end.
+            before.append(0)
+            after.append(total)
+            continue
         # The specification cuts the larger half off the end for SAME_UPPER alone; what runs
         # these models cuts it off there for all but SAME_LOWER.
         less = total // 2

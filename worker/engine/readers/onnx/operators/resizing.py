@@ -143,9 +143,10 @@ def _by_torch(
     """What PyTorch's own operator gives, or None where it computes something else."""
     if x.dim() not in _INTERPOLATED[mode] or any(axis.dim < 2 for axis in touched):
         return None
-    if call.get("exclude_outside", 0):
-        return None
     antialias = bool(call.get("antialias", 0))
+    # PyTorch leaves out what lies outside when it smooths, and repeats the edge when it does not.
+    if bool(call.get("exclude_outside", 0)) != antialias:
+        return None
     if antialias and (mode != "linear" or x.dim() != 4 or transform != "half_pixel"):
         return None
     settings = _settings(x, touched, mode, transform, nearest)
@@ -155,6 +156,8 @@ def _by_torch(
     space = [by_dim.get(d) or _Axis(d, x.shape[d], x.shape[d], 1.0) for d in range(2, x.dim())]
     wanted = [axis.wanted for axis in space]
     if antialias:
+        if not all(_leads_to(axis) for axis in space):
+            return None
         return F.interpolate(x, size=wanted, antialias=True, **settings)
     if all(_leads_to(axis) for axis in space):
         # By its size alone PyTorch would divide places by the ratio of sizes.
@@ -189,12 +192,19 @@ def _settings(
         return None
     name = _LINEAR[x.dim()] if mode == "linear" else "bicubic"
     if transform == "align_corners":
+        _check_corners(touched)
         return {"mode": name, "align_corners": True}
     sizes = [axis.wanted for axis in touched]
     is_one = any(not is_symbol(n) and n == 1 for n in sizes)
     if transform == "half_pixel" or (transform == "pytorch_half_pixel" and not is_one):
         return {"mode": name, "align_corners": False}
     return None
+
+
+def _check_corners(touched: Sequence[_Axis]) -> None:
+    """Check that scales lead to whole sizes: else ONNX and those who run it do not agree."""
+    if not all(_leads_to(axis) for axis in touched):
+        raise Unmet("it aligns corners by scales that do not lead to whole sizes")
 
 
 def _places(axis: _Axis, transform: str) -> Tensor:
@@ -213,6 +223,7 @@ def _places(axis: _Axis, transform: str) -> Tensor:
         raise Unmet(f"it resizes a dynamic dimension with {transform!r}")
     length = scale * size
     if transform == "align_corners":
+        _check_corners([axis])
         return steps * 0 if length == 1 else steps * (size - 1) / (length - 1)
     if transform == "half_pixel_symmetric":
         offset = size / 2 * (1 - wanted / length)
