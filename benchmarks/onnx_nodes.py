@@ -90,6 +90,8 @@ def _cases() -> list[Any]:
 def _outcome(case: Any) -> tuple[str, str]:
     inputs, expected = case.data_sets[0]
     names = [given.name for given in case.model.graph.input]
+    if any(isinstance(array, onnx.TensorProto) for array in (*inputs, *expected)):
+        return "refused", "inputs of a type that PyTorch does not have"
     if not all(isinstance(array, np.ndarray | np.generic) for array in (*inputs, *expected)):
         return "refused", "inputs or outputs are sequences or left out"
     inputs, expected = ([np.asarray(array) for array in arrays] for arrays in (inputs, expected))
