@@ -168,7 +168,9 @@ def summary(results: Results) -> list[str]:
     total = len(results.outcomes)
     counts = ", ".join(f"{results.count(outcome)} {outcome}" for outcome in OUTCOMES)
     lines = [f"- Tests of operators in onnx {onnx.__version__}: {total}, of which {counts}."]
-    kinds = Counter(_kind(results.reasons[n]) for n, o in results.outcomes.items() if o == "refused")
+    kinds = Counter(
+        _kind(results.reasons[n]) for n, o in results.outcomes.items() if o == "refused"
+    )
     lines += [f"- Refused, {count}: {kind}." for kind, count in kinds.most_common()]
     failed = [name for name, outcome in results.outcomes.items() if outcome == "failed"]
     lines += [f"- Failed: {name}: {results.reasons[name]}" for name in failed]
@@ -190,9 +192,15 @@ _KINDS = {
 
 
 def _kind(reason: str) -> str:
-    found = [kind for part, kind in _KINDS.items() if part in reason and "cannot be taken: it" not in reason]
+    found = [
+        kind
+        for part, kind in _KINDS.items()
+        if part in reason and "cannot be taken: it" not in reason
+    ]
     if "node" in reason and "cannot be taken: " in reason and "operators that" not in reason:
-        found = [kind for part, kind in _KINDS.items() if part in reason and part != "cannot be taken: "]
+        found = [
+            kind for part, kind in _KINDS.items() if part in reason and part != "cannot be taken: "
+        ]
         return found[0] if found else "an attribute or a combination that is not computed"
     return found[0] if found else "another reason"
 

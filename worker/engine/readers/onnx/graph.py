@@ -190,7 +190,9 @@ def _constant(node: NodeProto) -> Tensor:
             return torch.tensor(value, dtype=torch.float32)
         if attribute.name in ("value_int", "value_ints"):
             return torch.tensor(value, dtype=torch.int64)
-    raise UnsupportedModelError(f"the constant {name!r} is a text or sparse; only dense numbers are taken")
+    raise UnsupportedModelError(
+        f"the constant {name!r} is a text or sparse; only dense numbers are taken"
+    )
 
 
 def _check_order(nodes: Sequence[NodeProto], known: set[str], outputs: Sequence[str]) -> None:

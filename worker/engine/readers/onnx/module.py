@@ -174,5 +174,3 @@ def _last_reads(graph: Graph) -> dict[int, list[str]]:
         if name not in graph.outputs:
             gone.setdefault(at, []).append(name)
     return gone
-
-

@@ -25,7 +25,7 @@ def parameter_names(names: Iterable[str]) -> dict[str, str]:
 
     They are the same, a dot being the step from a module to a part of it. Where that cannot be, the
     nearest one that can is taken: other characters become ``_``, empty parts are left out, and ``_``
-    is added to what a module has for itself (``training``), to the name of a tensor that would have
+    is added to what a module has for itself (``training``), to a word of Python's, to the name of a tensor that would have
     parts (``a`` beside ``a.b``), and to one that is taken already.
 
     Returns:
@@ -53,7 +53,9 @@ def _allowed(name: str) -> str:
 
 
 def _own(part: str) -> str:
-    return f"{part}_" if part in _taken() or _DUNDER.fullmatch(part) else part
+    # The exporter writes names into source, where a keyword would be none.
+    is_free = not (part in _taken() or keyword.iskeyword(part) or _DUNDER.fullmatch(part))
+    return part if is_free else f"{part}_"
 
 
 def _leads(full: str) -> list[str]:

@@ -9,7 +9,7 @@ from worker.engine.errors import QuantizedModelError, UnsupportedModelError
 from worker.engine.readers.onnx.operators import OPERATORS
 from worker.engine.readers.onnx.registry import key_of, label_of
 
-OLDEST = 11
+OLDEST = 7
 NEWEST = onnx.defs.onnx_opset_version()
 
 _QUANTIZED = frozenset(

@@ -121,7 +121,9 @@ def not_(_: Call, x: Host) -> Host:
 
 def _of_many(compute: Callable[[Any, Any], Any]) -> Callable[..., Host]:
     def of_call(_: Call, *values: Host) -> Host:
-        return Host(reduce(lambda x, y: each(compute, x, y), [v.array for v in values]), dtype_of(values))
+        return Host(
+            reduce(lambda x, y: each(compute, x, y), [v.array for v in values]), dtype_of(values)
+        )
 
     def dtype_of(values: tuple[Host, ...]) -> torch.dtype:
         return values[0].dtype
@@ -185,11 +187,20 @@ def _array(value: Any) -> _Array:
 
 @on_host("Slice")
 def slice_(
-    _: Call, x: Host, starts: Host, ends: Host, axes: Host | None = None, steps: Host | None = None
+    call: Call,
+    x: Host,
+    starts: Host | None = None,
+    ends: Host | None = None,
+    axes: Host | None = None,
+    steps: Host | None = None,
 ) -> Any:
     """Cut out."""
-    given = [starts.list(), ends.list()]
-    given.append(list(range(len(given[0]))) if axes is None else axes.list())
+    if starts is None or ends is None:
+        given = [list(call.get("starts")), list(call.get("ends"))]
+        given.append(list(call.get("axes", range(len(given[0])))))
+    else:
+        given = [starts.list(), ends.list()]
+        given.append(list(range(len(given[0]))) if axes is None else axes.list())
     given.append([1] * len(given[0]) if steps is None else steps.list())
     if any(is_symbol(number) for numbers in given for number in numbers):
         return NotImplemented

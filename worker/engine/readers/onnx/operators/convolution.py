@@ -98,11 +98,9 @@ def _cut_off(
             before.append(0)
             after.append(total)
             continue
-        # The specification cuts the larger half off the end for SAME_UPPER alone; what runs
-        # these models cuts it off there for all but SAME_LOWER.
         less = total // 2
-        before.append(total - less if mode == "SAME_LOWER" else less)
-        after.append(less if mode == "SAME_LOWER" else total - less)
+        before.append(less if mode == "SAME_UPPER" else total - less)
+        after.append(total - less if mode == "SAME_UPPER" else less)
     return before, after
 
 

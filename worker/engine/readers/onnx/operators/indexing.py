@@ -131,9 +131,7 @@ def one_hot(call: Call, places: Tensor, depth: Host, values: Tensor) -> Tensor:
 
 
 @operator("TensorScatter")
-def tensor_scatter(
-    call: Call, x: Tensor, updates: Tensor, starts: Tensor | None = None
-) -> Tensor:
+def tensor_scatter(call: Call, x: Tensor, updates: Tensor, starts: Tensor | None = None) -> Tensor:
     """Write a run of steps into each row of a cache, from a place of its own."""
     axis = call.get("axis", -2) % x.dim()
     steps = torch.arange(updates.shape[axis])

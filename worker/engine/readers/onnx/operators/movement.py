@@ -95,16 +95,20 @@ def split(call: Call, x: Tensor, sizes: Host | None = None) -> list[Tensor]:
 
 @operator("Slice", host=(1, 2, 3, 4))
 def slice_(
-    _: Call,
+    call: Call,
     x: Tensor,
-    starts: Host,
-    ends: Host,
+    starts: Host | None = None,
+    ends: Host | None = None,
     axes: Host | None = None,
     steps: Host | None = None,
 ) -> Tensor:
     """Cut out, forward or backward."""
-    firsts, lasts = starts.list(), ends.list()
-    along = list(range(len(firsts))) if axes is None else axes.list()
+    if starts is None or ends is None:
+        firsts, lasts = list(call.get("starts")), list(call.get("ends"))
+        along = list(call.get("axes", range(len(firsts))))
+    else:
+        firsts, lasts = starts.list(), ends.list()
+        along = list(range(len(firsts))) if axes is None else axes.list()
     strides = [1] * len(firsts) if steps is None else steps.list()
     for start, end, axis, step in zip(firsts, lasts, along, strides, strict=True):
         if is_symbol(step):

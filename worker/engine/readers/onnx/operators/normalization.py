@@ -14,6 +14,8 @@ def batch_norm(
     call: Call, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     """Normalize by what the model has seen, as in evaluation mode."""
+    if not call.get("spatial", 1):
+        raise Unmet("it normalizes each place of space by itself")
     if call.get("training_mode", 0):
         raise Unmet("it is in training mode; export the model in evaluation mode")
     epsilon = call.get("epsilon", 1e-5)
@@ -70,7 +72,7 @@ def rms_norm(call: Call, x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, shape, None, epsilon) * weight
 
 
-@operator("SimplifiedLayerNormalization", "com.microsoft::SimplifiedLayerNormalization")
+@operator("SimplifiedLayerNormalization")
 def simplified_layer_norm(call: Call, x: Tensor, weight: Tensor) -> Tensor:
     """Compute ``rms_norm``, as ONNX Runtime calls it."""
     return rms_norm(call, x, weight)

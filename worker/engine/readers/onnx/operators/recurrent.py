@@ -155,7 +155,11 @@ def _reset_before(
     made, last = [], []
     for at in range(layer.directions):
         outputs, now = _one_direction(
-            layer.x.flip(0) if at else layer.x, w[at], r[at], None if b is None else b[at], state[at]
+            layer.x.flip(0) if at else layer.x,
+            w[at],
+            r[at],
+            None if b is None else b[at],
+            state[at],
         )
         made.append(outputs.flip(0) if at else outputs)
         last.append(now)

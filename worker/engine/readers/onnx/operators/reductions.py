@@ -147,11 +147,11 @@ operator("CumProd", host=(1,))(_scan(torch.cumprod, 1))
 
 
 @operator("TopK", host=(1,))
-def topk(call: Call, x: Tensor, k: Host) -> list[Tensor]:
+def topk(call: Call, x: Tensor, k: Host | None = None) -> list[Tensor]:
     """Give the largest or the smallest, and where they were; the first among equals."""
     axis = call.get("axis", -1)
     largest = bool(call.get("largest", 1))
-    count = k.one()
+    count = call.get("k") if k is None else k.one()
     if x.is_floating_point() and call.get("sorted", 1):
         values, places = torch.topk(x, count, axis, largest, sorted=True)
         return [values, places]

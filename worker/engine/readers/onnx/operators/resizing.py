@@ -36,9 +36,10 @@ class _Axis:
 
 
 @operator("Upsample", host=(1,))
-def upsample(call: Call, x: Tensor, scales: Host) -> Tensor:
+def upsample(call: Call, x: Tensor, scales: Host | None = None) -> Tensor:
     """Resize as before opset 10."""
-    axes = _by_scales(x, range(x.dim()), scales.list())
+    factors = call.get("scales") if scales is None else scales.list()
+    axes = _by_scales(x, range(x.dim()), factors)
     return _resized(x, axes, call.get("mode", "nearest"), "asymmetric", "floor", call)
 
 
@@ -51,6 +52,8 @@ def resize(
     sizes: Host | None = None,
 ) -> Tensor:
     """Resize by factors or to sizes: by PyTorch's operators where they compute the same."""
+    if call.opset < 11:
+        return upsample(call, x, region)
     named = [int(a) % x.dim() for a in call.get("axes", list(range(x.dim())))]
     if scales is not None and scales.array.size:
         axes = _by_scales(x, named, scales.list())
@@ -209,7 +212,8 @@ def _check_corners(touched: Sequence[_Axis]) -> None:
 
 def _places(axis: _Axis, transform: str) -> Tensor:
     """Where each place of the result lies in what is read."""
-    steps = torch.arange(axis.wanted).to(torch.float64)
+    # In 32 bits, as those who run these models: a place in the middle of two stays there.
+    steps = torch.arange(axis.wanted).to(torch.float32)
     size, wanted, scale = axis.size, axis.wanted, axis.scale
     if transform == "asymmetric":
         return steps / scale
@@ -275,9 +279,7 @@ def _nearest(places: Tensor, how: str) -> Tensor:
     raise Unmet(f"its nearest_mode is {how!r}")
 
 
-def _weights(
-    rest: Tensor, axis: _Axis, mode: str, call: Call
-) -> tuple[list[int], list[Tensor]]:
+def _weights(rest: Tensor, axis: _Axis, mode: str, call: Call) -> tuple[list[int], list[Tensor]]:
     """Neighbors, counted from the place rounded down, and their weights."""
     if call.get("antialias", 0):
         return _smoothed(rest, axis, mode, call)
@@ -296,9 +298,7 @@ def _cubic(distance: Tensor, a: float) -> Tensor:
     return torch.where(d <= 1, near, torch.where(d < 2, far, zero))
 
 
-def _smoothed(
-    rest: Tensor, axis: _Axis, mode: str, call: Call
-) -> tuple[list[int], list[Tensor]]:
+def _smoothed(rest: Tensor, axis: _Axis, mode: str, call: Call) -> tuple[list[int], list[Tensor]]:
     """Weights of a filter that is as wide as the step between two places, when there are fewer."""
     if is_symbol(axis.scale):
         raise Unmet("it smooths a dynamic dimension")

@@ -82,6 +82,8 @@ def stft(
     frames = flat.unfold(-1, size, step.one())
     if window is not None:
         short = size - window.shape[0]
-        frames = frames * (window if short == 0 else F.pad(window, [short // 2, short - short // 2]))
+        frames = frames * (
+            window if short == 0 else F.pad(window, [short // 2, short - short // 2])
+        )
     made = torch.fft.rfft(frames) if call.get("onesided", 1) else torch.fft.fft(frames)
     return torch.view_as_real(made)
