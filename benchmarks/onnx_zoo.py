@@ -210,10 +210,7 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: Path, exporter: str) -> 
     """Write a module as ONNX, with a dynamic batch where the exporter can."""
     args, kwargs = inputs
     if exporter == "dynamo":
-        program, _ = ours.export(model, inputs)
-        made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
-        assert made is not None
-        made.save(path)
+        _by_dynamo(model, inputs, path)
         return
     names = [*(f"input_{at}" for at in range(len(args))), *kwargs]
     axes = {name: {0: "batch"} for name in names}
@@ -233,6 +230,20 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: Path, exporter: str) -> 
                 raise
         else:
             return
+
+
+def _by_dynamo(model: nn.Module, inputs: Inputs, path: Path) -> None:
+    program, batch = ours.export(model, inputs)
+    try:
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
+    except Exception:
+        if batch == "static":
+            raise
+        # The exporter cannot take a dynamic batch through all operators.
+        program = torch.export.export(model, *inputs, strict=False)
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert made is not None
+    made.save(path)
 
 
 def _error(path: Path, stored: onnx.ModelProto, inputs: Inputs, exported: Any) -> float:
@@ -269,7 +280,8 @@ def line(row: Row) -> str:
     """One row for a terminal."""
     text = f"{row.outcome:10} {row.name:36} {row.exporter:11} {row.seconds.get('all', 0):5.0f}s"
     if row.error is not None:
-        text += f"  {row.nodes} nodes, error {row.error:.1e}, dynamic {row.dynamic - row.fixed}/{row.dynamic}"
+        kept = f"{row.dynamic - row.fixed}/{row.dynamic}"
+        text += f"  {row.nodes} nodes, error {row.error:.1e}, dynamic {kept}"
     if row.parameters:
         text += f", -{row.removed:.0f}% {row.exact}"
     return text if not row.failure else f"{text}\n        {row.failure[:600]}"

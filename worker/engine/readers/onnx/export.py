@@ -21,8 +21,8 @@ def exported(graph: Graph) -> Source:
     """Trace a graph.
 
     Raises:
-        UnsupportedModelError: A node asks for what its operator has no function for, or the exporter
-            refuses what comes out.
+        UnsupportedModelError: A node asks for what its operator has no function for, or the
+            exporter refuses what comes out.
     """
     module = OnnxModule(graph)
     inputs = inputs_of(graph)
@@ -48,7 +48,7 @@ def _fitting(module: OnnxModule, graph: Graph, inputs: Sequence[Input]) -> Sizes
 
 def _run_without_data(module: OnnxModule, given: Sequence[Tensor]) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        state = {
+        state: dict[str, Tensor] = {
             name: mode.from_tensor(tensor)
             for name, tensor in (*module.named_parameters(), *module.named_buffers())
         }

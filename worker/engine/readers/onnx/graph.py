@@ -201,8 +201,8 @@ def _check_order(nodes: Sequence[NodeProto], known: set[str], outputs: Sequence[
         for name in reads(node):
             if name not in known:
                 raise UnreadableModelError(
-                    f"node {label_of(node)!r} ({node.op_type}) reads {name!r}, which nothing before "
-                    "it makes"
+                    f"node {label_of(node)!r} ({node.op_type}) reads {name!r}, which nothing "
+                    "before it makes"
                 )
         for name in node.output:
             if name and name in known:

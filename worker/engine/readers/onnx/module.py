@@ -39,7 +39,7 @@ class OnnxModule(torch.nn.Module):
         *path, leaf = full.split(".")
         owner: torch.nn.Module = self
         for part in path:
-            if part not in owner._modules:
+            if part not in dict(owner.named_children()):
                 owner.add_module(part, torch.nn.Module())
             owner = owner.get_submodule(part)
         if is_parameter:
@@ -139,8 +139,8 @@ class _Plan:
         if stored is not None and stored.numel() <= LARGEST:
             return _host(stored)
         raise Unmet(
-            f"its input {call.node.input[at]!r} has to be known while the model is read, and depends "
-            "on the values of inputs"
+            f"its input {call.node.input[at]!r} has to be known while the model is read, and "
+            "depends on the values of inputs"
         )
 
 

@@ -24,17 +24,18 @@ def parameter_names(names: Iterable[str]) -> dict[str, str]:
     """The full name in a module of each name in a file.
 
     They are the same, a dot being the step from a module to a part of it. Where that cannot be, the
-    nearest one that can is taken: other characters become ``_``, empty parts are left out, and ``_``
-    is added to what a module has for itself (``training``), to a word of Python's, to the name of a tensor that would have
-    parts (``a`` beside ``a.b``), and to one that is taken already.
+    nearest one that can is taken: letters, digits and ``_/:@+ -`` stay and other characters become
+    ``_``; empty parts are left out; and ``_`` is added to what a module has for itself
+    (``training``), to a word of Python's (``else``), to the name of a tensor that would have parts
+    (``a`` beside ``a.b``), and to one that is taken already.
 
     Returns:
         By name in the file. The same for the same names in the same order.
     """
     wanted = {name: _allowed(name) for name in names}
     # Those that stay as they are come first: what has to change gives way to them.
-    order = sorted(wanted, key=lambda name: wanted[name] != name)
     owners = {lead for full in wanted.values() for lead in _leads(full)}
+    order = sorted(wanted, key=lambda name: wanted[name] != name or name in owners)
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in order:

@@ -64,7 +64,8 @@ def check_operators(nodes: Sequence[NodeProto]) -> None:
     if unknown:
         named = ", ".join(f"{name} (first at node {at!r})" for name, at in unknown.items())
         raise UnsupportedModelError(
-            f"the model has operators that cannot be taken: {named}; export it without them{_hint(unknown)}"
+            f"the model has operators that cannot be taken: {named}; export it without them"
+            f"{_hint(unknown)}"
         )
 
 

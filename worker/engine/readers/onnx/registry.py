@@ -15,7 +15,7 @@ from worker.engine.readers.onnx.host import Host
 Value = Tensor | Host | None
 """What a name in a graph stands for; None for an input that is left out."""
 
-_TORCH_DTYPES = {
+_TORCH_DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.FLOAT16: torch.float16,

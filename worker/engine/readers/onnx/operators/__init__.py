@@ -17,7 +17,6 @@ from worker.engine.readers.onnx.operators import (
     shapes,
     spectra,
 )
-
 from worker.engine.readers.onnx.registry import ON_HOST, OPERATORS
 
 __all__ = [

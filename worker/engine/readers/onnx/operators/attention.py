@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as everywhere in PyTorch)
 from torch import Tensor
 
+from worker.engine.readers.onnx.host import is_symbol
 from worker.engine.readers.onnx.registry import Call, Unmet, operator, torch_dtype
 
 _INFINITE = float("-inf")
@@ -76,10 +77,10 @@ def _bias(
 ) -> Tensor | None:
     """What is added to the products: zero where a query may look, and minus infinity elsewhere."""
     wide, long = key.shape[2], query.shape[2]
-    bias = mask
+    bias: Tensor | None = mask
     if bias is not None:
         missing = wide - bias.shape[-1]
-        if isinstance(missing, int) and missing > 0:
+        if not is_symbol(missing) and missing > 0:
             is_flags = bias.dtype == torch.bool
             bias = F.pad(bias, [0, missing], value=False if is_flags else _INFINITE)
         if bias.dtype == torch.bool and (is_causal or lengths is not None):
@@ -153,9 +154,7 @@ def rotary_embedding(
     else:
         first, second = turned.chunk(2, -1)
     pair = [cosines * first - sines * second, sines * first + cosines * second]
-    if call.get("interleaved", 0):
-        made = torch.stack(pair, -1).flatten(-2)
-    else:
-        made = torch.cat(pair, -1)
+    is_woven = bool(call.get("interleaved", 0))
+    made = torch.stack(pair, -1).flatten(-2) if is_woven else torch.cat(pair, -1)
     whole = made if width == x.shape[-1] else torch.cat([made, rest], -1)
     return _flat(whole) if is_flat else whole

@@ -66,10 +66,10 @@ def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = 
     groups = call.get("group", 1)
     added = list(call.get("output_padding", [0] * rank))
     before, after = _cut_off(call, x, extents(weight.shape[2:], dilation), stride, added)
-    if are_same(before, after) and all(n >= 0 for n in before):
-        # PyTorch adds at the end at most what a stride leaves undecided.
-        if all(a < max(s, d) for a, s, d in zip(added, stride, dilation, strict=True)):
-            return _TRANSPOSED[rank](x, weight, bias, stride, before, added, groups, dilation)
+    # PyTorch adds at the end at most what a stride leaves undecided.
+    is_little = all(a < max(s, d) for a, s, d in zip(added, stride, dilation, strict=True))
+    if is_little and are_same(before, after) and all(n >= 0 for n in before):
+        return _TRANSPOSED[rank](x, weight, bias, stride, before, added, groups, dilation)
     full = _TRANSPOSED[rank](x, weight, None, stride, 0, 0, groups, dilation)
     outward = [a - cut for a, cut in zip(added, after, strict=True)]
     full = F.pad(full, for_pad([-n for n in before], outward))

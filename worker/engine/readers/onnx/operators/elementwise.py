@@ -1,6 +1,6 @@
 """Operators that act on each element alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -282,19 +282,27 @@ operator("Min", either=ALL)(_extreme(torch.clamp_max, torch.minimum))
 @operator("Sum")
 def sum_of(_: Call, *values: Tensor) -> Tensor:
     """Add any number of tensors."""
-    return reduce(torch.add, values)
+    return _total(values)
 
 
 @operator("Mean")
 def mean_of(_: Call, *values: Tensor) -> Tensor:
     """Average any number of tensors."""
-    return reduce(torch.add, values) / len(values)
+    return _total(values) / len(values)
+
+
+def _total(values: Sequence[Tensor]) -> Tensor:
+    first, *rest = values
+    for value in rest:
+        first = first + value
+    return first
 
 
 @operator("Where", either=(1, 2))
 def where(_: Call, condition: Tensor, x: Value, y: Value) -> Tensor:
     """Choose by a condition."""
-    return torch.where(condition, *_same_type(x, y))
+    one, other = _same_type(x, y)
+    return torch.where(condition, one, other)
 
 
 def _same_type(x: Value, y: Value) -> list[Any]:

@@ -42,7 +42,7 @@ def _at_known_places(x: Tensor, axis: int, places: Host) -> Tensor:
             return _looked_up(x, axis, places.tensor())
         numbers = [number % size for number in numbers]
     if places.array.ndim == 1 and numbers == [*range(numbers[0], numbers[0] + len(numbers))]:
-        return aten.slice.Tensor(x, axis, numbers[0], numbers[-1] + 1)  # type: ignore[no-any-return]
+        return aten.slice.Tensor(x, axis, numbers[0], numbers[-1] + 1)
     if places.array.ndim == 1:
         return x.index_select(axis, torch.tensor(numbers))
     return _looked_up(x, axis, torch.tensor(numbers).reshape(places.array.shape))

@@ -139,7 +139,7 @@ def _backward(x: Tensor, dim: int, start: Any, end: Any, step: int) -> Tensor:
         last = size
     if start >= _FAR:
         first = 0
-    return aten.slice.Tensor(turned, dim, first, last, step)  # type: ignore[no-any-return]
+    return aten.slice.Tensor(turned, dim, first, last, step)
 
 
 @operator("Pad", host=(1, 2, 3))
@@ -179,9 +179,10 @@ _TORCH_MODES = {"reflect": "reflect", "edge": "replicate"}
 
 def _repeated(x: Tensor, axis: int, before: Any, after: Any, mode: str) -> Tensor:
     """Look up what stands around: by PyTorch's own padding along the last axis of few."""
-    if axis == x.dim() - 1 and x.dim() in (2, 3) and mode in _TORCH_MODES:
-        if x.is_floating_point() and all(isinstance(n, int) and n >= 0 for n in (before, after)):
-            return F.pad(x, [before, after], mode=_TORCH_MODES[mode])
+    is_last = axis == x.dim() - 1 and x.dim() in (2, 3) and x.is_floating_point()
+    is_known = all(isinstance(n, int) and n >= 0 for n in (before, after))
+    if is_last and is_known and mode in _TORCH_MODES:
+        return F.pad(x, [before, after], mode=_TORCH_MODES[mode])
     size = x.shape[axis]
     places = torch.arange(-before, size + after)
     if mode == "edge":
@@ -288,7 +289,8 @@ def col2im(call: Call, x: Tensor, image: Host, block: Host) -> Tensor:
     pads = list(call.get("pads", [0] * 2 * rank))
     if rank != 2 or pads[:rank] != pads[rank:]:
         return _folded(x, sizes, kernel, pads, stride, dilation)
-    return F.fold(x, sizes, kernel, dilation, pads[:rank], stride)
+    rest = (tuple(dilation), tuple(pads[:rank]), tuple(stride))
+    return F.fold(x, tuple(sizes), tuple(kernel), *rest)
 
 
 def _folded(

@@ -134,12 +134,12 @@ def local_response_norm(call: Call, x: Tensor) -> Tensor:
 def _along_axis(call: Call, x: Tensor, compute: Any) -> Tensor:
     """Along one axis; before opset 13, along all from there on."""
     if call.opset >= 13:
-        return compute(x, call.get("axis", -1))  # type: ignore[no-any-return]
+        return compute(x, call.get("axis", -1))
     axis = call.get("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
     if axis == x.dim() - 1:
-        return compute(x, -1)  # type: ignore[no-any-return]
-    return compute(x.flatten(axis), -1).reshape(x.shape)  # type: ignore[no-any-return]
+        return compute(x, -1)
+    return compute(x.flatten(axis), -1).reshape(x.shape)
 
 
 @operator("Softmax")

@@ -43,11 +43,8 @@ def blackman_window(call: Call, size: Host) -> Tensor:
 @operator("DFT", host=(1, 2))
 def dft(call: Call, x: Tensor, length: Host | None = None, axis: Host | None = None) -> Tensor:
     """Transform along an axis; the last one holds real and imaginary parts."""
-    if axis is not None:
-        dim = int(axis.one())
-    else:
-        dim = call.get("axis", 1) if call.opset < 20 else -2
-    dim = dim % x.dim()
+    written = call.get("axis", 1) if call.opset < 20 else -2
+    dim = (written if axis is None else int(axis.one())) % x.dim()
     count = x.shape[dim] if length is None else length.one()
     one_sided = bool(call.get("onesided", 0))
     inverse = bool(call.get("inverse", 0))
