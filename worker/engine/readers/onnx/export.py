@@ -1,7 +1,7 @@
 """From a module to an exported program whose dynamic dimensions are those of the file."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ def exported(graph: Graph) -> Source:
     inputs = inputs_of(graph)
     sizes = _fitting(module, graph, inputs)
     given = examples(graph, inputs, sizes)
-    program = _traced(module, inputs, given, sizes)
+    dynamic = {name for name in sizes if _may_change(module, graph, inputs, sizes, name)}
+    program = _traced(module, inputs, given, dynamic)
     return Source(program, tuple(_fixed(program, inputs)))
 
 
@@ -46,6 +47,24 @@ def _fitting(module: OnnxModule, graph: Graph, inputs: Sequence[Input]) -> Sizes
     raise refusal
 
 
+def _may_change(
+    module: OnnxModule, graph: Graph, inputs: Sequence[Input], sizes: Sizes, name: str
+) -> bool:
+    """Whether the module runs with another size of a dimension, all others staying as they are.
+
+    The exporter keeps a dimension of which a reshape takes one size, for a relation between sizes
+    may allow another; nobody could use it.
+    """
+    size = sizes[name]
+    for other in (2 * size, size + 1, 3 * size // 2) if size > 1 else ():
+        try:
+            _run_without_data(module, examples(graph, inputs, {**sizes, name: other}))
+        except EngineError:
+            continue
+        return True
+    return False
+
+
 def _run_without_data(module: OnnxModule, given: Sequence[Tensor]) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         state: dict[str, Tensor] = {
@@ -57,21 +76,22 @@ def _run_without_data(module: OnnxModule, given: Sequence[Tensor]) -> None:
 
 
 def _traced(
-    module: OnnxModule, inputs: Sequence[Input], given: Sequence[Tensor], sizes: Sizes
+    module: OnnxModule, inputs: Sequence[Input], given: Sequence[Tensor], dynamic: Set[str]
 ) -> ExportedProgram:
-    attempts = [_by_name(inputs, sizes), _found_by_exporter(inputs, sizes), None]
+    """The program, with as many dynamic dimensions as the exporter keeps."""
+    attempts = [_by_name(inputs, dynamic)]
+    attempts += [shapes for shapes in (_by_place(inputs, dynamic), None) if shapes not in attempts]
     refusal: Exception | None = None
-    for at, shapes in enumerate(attempts):
-        if shapes is not None and at and shapes == attempts[at - 1]:
-            continue
+    for shapes in attempts:
         try:
-            with torch.no_grad():
-                return torch.export.export(
-                    module, tuple(given), dynamic_shapes=shapes, strict=False
-                )
-        except Exception as error:  # noqa: BLE001
-            # torch has no base class for what its exporter raises.
+            program = _export(module, given, shapes)
+            if any(map(_is_constant_symbol, _input_sizes(program))):
+                # A symbol that stands for one number: to others it would look dynamic.
+                program = _export(module, given, _without(shapes, program))
+        except Exception as error:  # noqa: BLE001 (torch has no base class for what it raises)
             refusal = error
+        else:
+            return program
     assert refusal is not None
     if isinstance(refusal, EngineError):
         raise refusal
@@ -81,38 +101,66 @@ def _traced(
     ) from refusal
 
 
-def _by_name(inputs: Sequence[Input], sizes: Sizes) -> Any:
+def _export(module: OnnxModule, given: Sequence[Tensor], shapes: Any) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(module, tuple(given), dynamic_shapes=shapes, strict=False)
+
+
+def _by_name(inputs: Sequence[Input], dynamic: Set[str]) -> Any:
     """One dimension for each name that several have; what has a name alone is left to torch."""
     counts = Counter(size for given in inputs for size in given.shape if isinstance(size, str))
-    shared = [name for name, count in counts.items() if count > 1 and sizes[name] > 1]
+    shared = [name for name, count in counts.items() if count > 1 and name in dynamic]
     dims = {name: Dim(own) for name, own in identifiers(shared, default="dim").items()}
-    return _shapes(inputs, sizes, dims)
+    return _shapes(inputs, dynamic, dims)
 
 
-def _found_by_exporter(inputs: Sequence[Input], sizes: Sizes) -> Any:
-    return _shapes(inputs, sizes, {})
+def _by_place(inputs: Sequence[Input], dynamic: Set[str]) -> Any:
+    """Each dimension for itself: the exporter finds which are the same, and which are fixed."""
+    return _shapes(inputs, dynamic, {})
 
 
-def _shapes(inputs: Sequence[Input], sizes: Sizes, dims: dict[str, Any]) -> Any:
+def _shapes(inputs: Sequence[Input], dynamic: Set[str], dims: dict[str, Any]) -> Any:
     def dim_of(size: int | str) -> Any:
-        if isinstance(size, int) or sizes[size] == 1:
-            return Dim.STATIC
-        return dims.get(size, Dim.AUTO)
+        return dims.get(str(size), Dim.AUTO) if size in dynamic else Dim.STATIC
 
     return tuple([dim_of(size) for size in given.shape] for given in inputs)
 
 
+def _without(shapes: Any, program: ExportedProgram) -> Any:
+    """The same dynamic dimensions without those that have one size."""
+    found = iter(_input_sizes(program))
+    return tuple(
+        [Dim.STATIC if _is_one_size(next(found)) else dim for dim in dims] for dims in shapes
+    )
+
+
+def _input_sizes(program: ExportedProgram) -> list[int | torch.SymInt]:
+    """All sizes of all inputs, in order."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    values = [nodes[str(name)].meta["val"] for name in program.graph_signature.user_inputs]
+    return [size for value in values for size in value.shape]
+
+
+def _is_constant_symbol(size: int | torch.SymInt) -> bool:
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.is_number)
+
+
+def _is_one_size(size: int | torch.SymInt) -> bool:
+    return isinstance(size, int) or _is_constant_symbol(size)
+
+
 def _fixed(program: ExportedProgram, inputs: Sequence[Input]) -> list[str]:
     """Which dynamic dimensions have one size in the program."""
-    nodes = {node.name: node for node in program.graph.nodes}
     found = []
-    for given, name in zip(inputs, program.graph_signature.user_inputs, strict=True):
-        value = nodes[str(name)].meta["val"]
-        for at, (size, made) in enumerate(zip(given.shape, value.shape, strict=True)):
-            if isinstance(size, str) and isinstance(made, int):
+    made = iter(_input_sizes(program))
+    for given in inputs:
+        for at, size in enumerate(given.shape):
+            number = next(made)
+            if isinstance(size, str) and _is_one_size(number):
                 shown = f" ({size})" if "\n" not in size else ""
                 found.append(
                     f"dimension {at}{shown} of input {given.name!r} is dynamic in the file and "
-                    f"became fixed at {made}: what the model computes holds for that size alone"
+                    f"became fixed at {int(number)}: what the model computes holds for that size "
+                    "alone"
                 )
     return found

@@ -230,11 +230,14 @@ _OF_TENSORS = {"And", "Or", "Xor"}
 
 
 def _operands(*values: Value) -> list[Any]:
-    """Numbers where one alone is a number; a function of numbers alone gets tensors."""
-    given = [number_or_tensor(value) for value in values if value is not None]
-    if not any(isinstance(value, Tensor) for value in given):
-        return [as_tensor(value) for value in values]
-    return given
+    """Single numbers as they are beside a tensor of at least their rank; else tensors."""
+    ranks = [value.dim() for value in values if isinstance(value, Tensor)]
+    return [
+        value.one()
+        if isinstance(value, Host) and value.is_one and value.array.ndim <= max(ranks, default=-1)
+        else as_tensor(value)
+        for value in values
+    ]
 
 
 def _binary(name: str, compute: Callable[[Any, Any], Any]) -> Callable[..., Any]:

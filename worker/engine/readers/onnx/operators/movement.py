@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker.engine.readers.onnx.host import Host, is_symbol
 from worker.engine.readers.onnx.operators.windows import for_pad, per_axis
-from worker.engine.readers.onnx.registry import Call, Unmet, operator
+from worker.engine.readers.onnx.registry import Call, Unmet, as_tensor, operator
 
 aten = torch.ops.aten
 _FAR = 2**31 - 1
@@ -204,10 +204,13 @@ def tile(_: Call, x: Tensor, repeats: Host) -> Tensor:
     return x.repeat(repeats.list())
 
 
-@operator("Expand", host=(1,))
-def expand(_: Call, x: Tensor, shape: Host) -> Tensor:
+@operator("Expand", host=(1,), either=(0,))
+def expand(_: Call, given: Tensor | Host, shape: Host) -> Tensor:
     """Repeat along dimensions of size one; a one in the shape keeps a size."""
     wanted = shape.list()
+    if isinstance(given, Host) and given.is_one and given.array.ndim <= len(wanted):
+        return torch.full(wanted, given.one(), dtype=given.dtype)
+    x = as_tensor(given)
     lead = len(wanted) - x.dim()
     wanted = [1] * -lead + wanted
     sizes = []
