@@ -6,7 +6,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from worker.engine.errors import UnreadableModelError
-from worker.engine.readers.onnx.export import exported
+from worker.engine.readers.onnx.export import Origin, exported
 from worker.engine.readers.onnx.graph import graph_of
 from worker.engine.readers.source import Source
 
@@ -43,4 +43,4 @@ def program_of(model: onnx.ModelProto) -> Source:
     return exported(graph_of(model))
 
 
-__all__ = ["program_of", "read_onnx"]
+__all__ = ["Origin", "program_of", "read_onnx"]

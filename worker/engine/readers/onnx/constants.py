@@ -106,7 +106,7 @@ def _is_number(tensor: Tensor) -> bool:
 
 
 def _are_statistics(readers: list[tuple[NodeProto | None, int]]) -> bool:
-    return bool(readers) and all(
+    return any(
         node is not None and node.op_type == "BatchNormalization" and at >= _STATISTICS
         for node, at in readers
     )

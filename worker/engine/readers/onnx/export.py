@@ -1,7 +1,8 @@
 """From a module to an exported program whose dynamic dimensions are those of the file."""
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +14,24 @@ from worker.engine.errors import EngineError, UnsupportedModelError
 from worker.engine.readers.onnx.graph import Graph
 from worker.engine.readers.onnx.inputs import Input, Sizes, examples, inputs_of, sizes_to_try
 from worker.engine.readers.onnx.module import OnnxModule
-from worker.engine.readers.onnx.names import identifiers
 from worker.engine.readers.source import Source
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says that its program does not.
+
+    Attributes:
+        inputs: With the names that they and their dynamic dimensions have in the file.
+        outputs: Names.
+        names: Of parameters and buffers: those in the program, by those in the file.
+        opset: The version of ONNX's own operators.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+    names: Mapping[str, str]
+    opset: int
 
 
 def exported(graph: Graph) -> Source:
@@ -30,7 +47,8 @@ def exported(graph: Graph) -> Source:
     given = examples(graph, inputs, sizes)
     dynamic = {name for name in sizes if _may_change(module, graph, inputs, sizes, name)}
     program = _traced(module, inputs, given, dynamic)
-    return Source(program, tuple(_fixed(program, inputs)))
+    origin = Origin(tuple(inputs), tuple(graph.outputs), module.names, graph.opset[""])
+    return Source(program, tuple(_fixed(program, inputs)), origin)
 
 
 def _fitting(module: OnnxModule, graph: Graph, inputs: Sequence[Input]) -> Sizes:
@@ -110,7 +128,8 @@ def _by_name(inputs: Sequence[Input], dynamic: Set[str]) -> Any:
     """One dimension for each name that several have; what has a name alone is left to torch."""
     counts = Counter(size for given in inputs for size in given.shape if isinstance(size, str))
     shared = [name for name, count in counts.items() if count > 1 and name in dynamic]
-    dims = {name: Dim(own) for name, own in identifiers(shared, default="dim").items()}
+    # No name of the file: these become symbols of formulas.
+    dims = {name: Dim(f"dim_{at}") for at, name in enumerate(shared)}
     return _shapes(inputs, dynamic, dims)
 
 

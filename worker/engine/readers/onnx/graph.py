@@ -38,8 +38,9 @@ class Graph:
 
     def call(self, node: NodeProto) -> Call:
         """A node as its operator's function sees it."""
+        domain = "" if node.domain == "ai.onnx" else node.domain
         attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        return Call(node, label_of(node), self.opset[node.domain or ""], attributes)
+        return Call(node, label_of(node), self.opset.get(domain, 1), attributes)
 
 
 def graph_of(model: ModelProto) -> Graph:
@@ -92,12 +93,22 @@ def _read_inside(graph: GraphProto) -> Iterator[str]:
 def _inlined(model: ModelProto) -> ModelProto:
     if not model.functions:
         return model
-    if _size_inlined(model) > _MOST_NODES:
+    try:
+        size = _size_inlined(model)
+    except RecursionError:
+        size = _MOST_NODES + 1
+    if size > _MOST_NODES:
         raise UnsupportedModelError(
             f"the model's functions come to more than {_MOST_NODES} nodes when they are put in "
-            "their places"
+            "their places, or call each other without end"
         )
-    made: ModelProto = onnx.inliner.inline_local_functions(model)
+    try:
+        made: ModelProto = onnx.inliner.inline_local_functions(model)
+    except Exception as error:
+        # onnx has no base class for what it raises.
+        raise UnreadableModelError(
+            f"the model's functions cannot be put in their places ({error})"
+        ) from error
     return made
 
 

@@ -7,6 +7,7 @@ reshape gets the sizes themselves and a dynamic dimension stays dynamic.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,18 @@ def is_symbol(number: object) -> bool:
     return isinstance(number, torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
+class TooMany(Exception):
+    """These are more numbers than a shape has."""
+
+
 def each(compute: Callable[..., Any], *arrays: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Apply a function of numbers to each, after broadcasting."""
+    """Apply a function of numbers to each, after broadcasting.
+
+    Raises:
+        TooMany: They are more than :data:`LARGEST`.
+    """
+    if prod(np.broadcast_shapes(*(array.shape for array in arrays))) > LARGEST:
+        raise TooMany
     made = np.frompyfunc(compute, len(arrays), 1)(*arrays)
     if isinstance(made, np.ndarray):
         return made

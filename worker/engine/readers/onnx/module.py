@@ -3,6 +3,7 @@
 import inspect
 import operator as python
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from worker.engine.errors import EngineError, UnreadableModelError, UnsupportedModelError
 from worker.engine.readers.onnx.constants import Kinds
 from worker.engine.readers.onnx.graph import Graph, reads
-from worker.engine.readers.onnx.host import LARGEST, Host
+from worker.engine.readers.onnx.host import LARGEST, Host, TooMany
 from worker.engine.readers.onnx.names import identifiers, parameter_names
 from worker.engine.readers.onnx.operators import ON_HOST, OPERATORS
 from worker.engine.readers.onnx.registry import Call, Unmet, Value, as_tensor, key_of
@@ -34,6 +35,11 @@ class OnnxModule(torch.nn.Module):
         arguments = identifiers(given.name for given in graph.inputs).values()
         self.forward = self._named(list(arguments))
         self.eval()
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Names of parameters and buffers, by those in the file."""
+        return self._plan.names
 
     def _hold(self, full: str, tensor: Tensor, *, is_parameter: bool) -> None:
         *path, leaf = full.split(".")
@@ -65,13 +71,14 @@ class _Plan:
     def __init__(self, graph: Graph, kinds: Kinds, names: Mapping[str, str]) -> None:
         self.graph = graph
         self.names = names
-        self.parameters = frozenset(kinds.parameters)
+        self.parameters = kinds.parameters
+        self.buffers = frozenset(names) - kinds.parameters
         self.numbers = {name: _host(graph.constants[name]) for name in kinds.numbers}
         self.calls = [self._call(node) for node in graph.nodes]
         self.last = _last_reads(graph)
 
     def _call(self, node: NodeProto) -> Call:
-        return replace(self.graph.call(node), parameters=self.parameters)
+        return replace(self.graph.call(node), parameters=self.parameters, buffers=self.buffers)
 
     def run(self, module: torch.nn.Module, inputs: Sequence[Tensor]) -> Any:
         values: _Values = dict(self.numbers)
@@ -81,18 +88,18 @@ class _Plan:
         for at, call in enumerate(self.calls):
             self._step(call, values)
             for name in self.last.get(at, ()):
-                del values[name]
-        outputs = tuple(self._output(values[name], name) for name in self.graph.outputs)
+                values.pop(name, None)
+        outputs = tuple(self._output(values.get(name), name) for name in self.graph.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _output(self, value: Value, name: str) -> Tensor:
         if value is None:
             raise UnreadableModelError(f"the output {name!r} is made by nothing")
-        # An input or a constant that is given back as it is has to be another tensor.
+        # A parameter that is given back as it is has to be another tensor.
         return as_tensor(value).clone() if name in self.names else as_tensor(value)
 
     def _step(self, call: Call, values: _Values) -> None:
-        given = [values[name] if name else None for name in call.node.input]
+        given = [_read(call, name, values) for name in call.node.input]
         if call.node.op_type == "If":
             call = replace(call, run=lambda name: self._inner(call.attributes[name], values))
         try:
@@ -118,9 +125,10 @@ class _Plan:
     def _computed(self, call: Call, given: Sequence[Value]) -> Any:
         key = key_of(call.node)
         if key in ON_HOST and all(value is None or isinstance(value, Host) for value in given):
-            made = ON_HOST[key](call, *given)
-            if made is not NotImplemented:
-                return made
+            with suppress(TooMany):
+                made = ON_HOST[key](call, *given)
+                if made is not NotImplemented:
+                    return made
         operator = OPERATORS[key]
         ready: list[Value] = []
         for at, value in enumerate(given):
@@ -142,6 +150,15 @@ class _Plan:
             f"its input {call.node.input[at]!r} has to be known while the model is read, and "
             "depends on the values of inputs"
         )
+
+
+def _read(call: Call, name: str, values: _Values) -> Value:
+    if name and name not in values:
+        raise UnsupportedModelError(
+            f"node {call.label!r} ({call.node.op_type}) reads {name!r}, which is given in training "
+            "alone or by nothing before it"
+        )
+    return values[name] if name else None
 
 
 def _explained(call: Call, error: Exception) -> str:

@@ -17,7 +17,7 @@ _LONGEST = 200
 def _taken() -> frozenset[str]:
     """What modules have for themselves."""
     made = torch.fx.GraphModule(torch.nn.Module(), torch.fx.Graph())
-    return frozenset((*dir(made), "_plan", "forward"))
+    return frozenset((*dir(made), "_plan", "forward", "names"))
 
 
 def parameter_names(names: Iterable[str]) -> dict[str, str]:

@@ -36,7 +36,7 @@ def check_opsets(model: ModelProto) -> dict[str, int]:
         "" if entry.domain == "ai.onnx" else entry.domain: entry.version
         for entry in model.opset_import
     }
-    opset = found.setdefault("", OLDEST if model.ir_version < 3 else 0)
+    opset = found.setdefault("", NEWEST)
     if not OLDEST <= opset <= NEWEST:
         raise UnsupportedModelError(
             f"the model is of opset {opset}; opsets {OLDEST} to {NEWEST} can be taken: export it "

@@ -66,6 +66,7 @@ class Call:
         attributes: Python values by name; tensors as ``onnx.TensorProto``.
         run: Runs a graph that is an attribute, and gives its outputs.
         parameters: Names of the values that are parameters of the model.
+        buffers: Names of those that are buffers.
     """
 
     node: onnx.NodeProto
@@ -74,6 +75,7 @@ class Call:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     run: Callable[[str], list[Value]] | None = None
     parameters: frozenset[str] = frozenset()
+    buffers: frozenset[str] = frozenset()
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute; text as ``str``."""

@@ -19,7 +19,12 @@ def batch_norm(
     if call.get("training_mode", 0):
         raise Unmet("it is in training mode; export the model in evaluation mode")
     epsilon = call.get("epsilon", 1e-5)
-    if x.dim() == 1:
+    if x.dim() == 1 or not set(call.node.input[3:5]) <= call.buffers:
+        # PyTorch's own is not differentiable in statistics that the model computes.
+        view = [1, -1] + [1] * (x.dim() - 2) if x.dim() > 1 else [-1]
+        mean, variance, weight, bias = (
+            vector.reshape(view) for vector in (mean, variance, weight, bias)
+        )
         return (x - mean) * torch.rsqrt(variance + epsilon) * weight + bias
     return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=epsilon)
 
