@@ -6,6 +6,7 @@ import torch
 from onnx import TensorProto, helper
 
 from tests.engine.readers.onnx.models import floats, model, reference, relative_error
+from worker.engine.errors import UnsupportedModelError
 from worker.engine.program import Program
 from worker.engine.readers.onnx import program_of
 
@@ -251,3 +252,30 @@ def test_pads_that_follow_the_input_stay_dynamic():
     assert _sizes(source) == [(None, 3, None, None)]
     for size in ((5, 7), (6, 8)):
         _agrees(made, source, floats(3, 3, *size))
+
+
+def test_numbers_that_would_grow_without_end_are_refused():
+    nodes = [node("Shape", "x", "n0")]
+    nodes += [node("Mul", f"n{at} n{at}", f"n{at + 1}") for at in range(40)]
+    nodes += [node("ConstantOfShape", "n40", "o"), node("Add", "x o", "y")]
+    with pytest.raises(UnsupportedModelError, match="more than 64 bits"):
+        program_of(model(nodes, {"x": floats(9, 9)}))
+
+
+def test_many_numbers_are_a_tensor():
+    nodes = [
+        node("Range", "zero many one", "row"),
+        node("Unsqueeze", "row axes", "column"),
+        node("Less", "row column", "below"),
+        node("Cast", "below", "mask", to=TensorProto.FLOAT),
+        node("MatMul", "x mask", "y"),
+    ]
+    constants = {
+        "zero": np.array(0),
+        "many": np.array(60),
+        "one": np.array(1),
+        "axes": np.array([1]),
+    }
+    made = model(nodes, {"x": floats(2, 60)}, constants=constants)
+    source = program_of(made)
+    _agrees(made, source, floats(2, 60))

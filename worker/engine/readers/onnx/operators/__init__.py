@@ -3,6 +3,7 @@
 from worker.engine.readers.onnx.operators import (
     arithmetic,
     attention,
+    classical,
     control,
     convolution,
     elementwise,
@@ -24,6 +25,7 @@ __all__ = [
     "OPERATORS",
     "arithmetic",
     "attention",
+    "classical",
     "control",
     "convolution",
     "elementwise",
