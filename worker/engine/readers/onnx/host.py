@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST = 4096
+LARGEST = 1024
 """More numbers than this are no shape: they are computed as a tensor."""
 
 

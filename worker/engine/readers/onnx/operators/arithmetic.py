@@ -67,6 +67,10 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# Not by torch, which would write it into the program.
+_PRECISION: dict[torch.dtype, Any] = {torch.float16: np.float16, torch.float64: np.float64}
+
+
 def _rounded(array: _Array, dtype: torch.dtype) -> Host:
     """Numbers of a type, rounded as that type is; symbols stay exact."""
     if dtype.is_floating_point:
@@ -74,7 +78,7 @@ def _rounded(array: _Array, dtype: torch.dtype) -> Host:
         def to_float(number: Any) -> Any:
             if is_symbol(number):
                 return torch.sym_float(number)
-            return torch.tensor(float(number), dtype=dtype).item()
+            return float(_PRECISION.get(dtype, np.float32)(number))
 
         return Host(each(to_float, array), dtype)
     # Whoever runs these models has 64 bits; here a number would grow and grow.
