@@ -172,6 +172,13 @@ CASES = [
         held([1, 2, 3, 4], np.float32),
     ),
     case("BatchNormalization", IMAGE, weights(4), weights(4), floats(4), np.abs(floats(4)) + 1),
+    case(
+        "BatchNormalization",
+        IMAGE,
+        *(weights(4), weights(4), weights(4), held([1, 2, 3, 4], np.float32)),
+        outputs=3,
+        training_mode=1,
+    ),
     case("InstanceNormalization", IMAGE, weights(4), weights(4)),
     case("GroupNormalization", IMAGE, weights(4), weights(4), num_groups=2),
     case("GroupNormalization", IMAGE, weights(2), weights(2), num_groups=2, opset=18),

@@ -66,7 +66,6 @@ def test_what_no_output_needs_is_not_looked_at():
 VALUES = "known while the model is read, and depends on the values of inputs"
 STEPS = floats(4, 2, 3)
 LSTM = (STEPS, weights(1, 20, 3), weights(1, 20, 5))
-NORM = (floats(2, 3, 4), *[weights(3)] * 4)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,6 @@ NORM = (floats(2, 3, 4), *[weights(3)] * 4)
         ("LSTM", (*LSTM, None, held([4, 2], np.int32)), {}, "sequence_lens are shorter"),
         ("LSTM", (*LSTM, None, np.array([4, 2], np.int32)), {}, "sequence_lens that are not known"),
         ("GRU", (STEPS, weights(1, 15, 3), weights(1, 15, 5)), {"clip": 1.0}, "clips its gates"),
-        ("BatchNormalization", NORM, {"training_mode": 1}, "training mode"),
         ("Dropout", (X, held(0.5, np.float32), held(True, bool)), {}, "evaluation mode"),
         ("Einsum", (X, X), {"equation": "ij,i$->j"}, "equation"),
         ("Pad", (X, held([0, 1, 0, 1])), {"mode": "odd"}, "mode is 'odd'"),

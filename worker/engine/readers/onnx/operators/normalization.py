@@ -12,13 +12,17 @@ from worker.engine.readers.onnx.registry import Call, Unmet, operator
 @operator("BatchNormalization")
 def batch_norm(
     call: Call, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
-) -> Tensor:
-    """Normalize by what the model has seen, as in evaluation mode."""
+) -> Tensor | list[Tensor]:
+    """Normalize by what the model has seen, or, in training mode, by what it reads.
+
+    A model in evaluation mode may have one of the latter, over a weight that it standardizes.
+    """
     if not call.get("spatial", 1):
         raise Unmet("it normalizes each place of space by itself")
-    if call.get("training_mode", 0):
-        raise Unmet("it is in training mode; export the model in evaluation mode")
     epsilon = call.get("epsilon", 1e-5)
+    if call.get("training_mode", 0):
+        made = F.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
+        return [made, *_seen(call, x, mean, variance)] if call.is_read(1) else made
     if x.dim() == 1 or not set(call.node.input[3:5]) <= call.buffers:
         # PyTorch's own is not differentiable in statistics that the model computes.
         view = [1, -1] + [1] * (x.dim() - 2) if x.dim() > 1 else [-1]
@@ -27,6 +31,14 @@ def batch_norm(
         )
         return (x - mean) * torch.rsqrt(variance + epsilon) * weight + bias
     return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=epsilon)
+
+
+def _seen(call: Call, x: Tensor, mean: Tensor, variance: Tensor) -> list[Tensor]:
+    """The statistics after a step of training."""
+    kept = call.get("momentum", 0.9)
+    dims = [0, *range(2, x.dim())]
+    own = [x.mean(dims), x.var(dims, correction=0)]
+    return [old * kept + new * (1 - kept) for old, new in zip([mean, variance], own, strict=True)]
 
 
 @operator("InstanceNormalization")
