@@ -85,6 +85,9 @@ def test_names_live_through_saving_and_loading(tmp_path):
     [found] = again.run(program.example_leaves)
     assert torch.equal(wanted, found)
     assert source.exported.graph_signature.user_inputs == ("in_put_0",)
+    assert source.origin.names == dict(zip(NAMES, expected, strict=True))
+    assert [given.name for given in source.origin.inputs] == ["in/put:0"]
+    assert source.origin.outputs == (last,)
 
 
 def test_what_each_constant_becomes():

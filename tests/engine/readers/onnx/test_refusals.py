@@ -126,6 +126,13 @@ def test_an_input_without_a_rank_is_named():
         program_of(made)
 
 
+def test_an_input_that_is_too_large_is_named():
+    made = _chain("Relu")
+    made.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", 1, ["n", 2**20, 2**20]))
+    with pytest.raises(UnsupportedModelError, match=r"input 'x' of shape .* has more than"):
+        program_of(made)
+
+
 def test_a_name_that_nothing_makes_is_named():
     made = model([helper.make_node("Add", ["x", "lost"], ["y"], name="sum")], {"x": X})
     with pytest.raises(UnreadableModelError, match=r"node 'sum' \(Add\) reads 'lost'"):

@@ -12,7 +12,14 @@ from torch.export import Dim, ExportedProgram
 
 from worker.engine.errors import EngineError, UnsupportedModelError
 from worker.engine.readers.onnx.graph import Graph
-from worker.engine.readers.onnx.inputs import Input, Sizes, examples, inputs_of, sizes_to_try
+from worker.engine.readers.onnx.inputs import (
+    Input,
+    Sizes,
+    examples,
+    inputs_of,
+    shape_of,
+    sizes_to_try,
+)
 from worker.engine.readers.onnx.module import OnnxModule
 from worker.engine.readers.source import Source
 
@@ -43,20 +50,20 @@ def exported(graph: Graph) -> Source:
     """
     module = OnnxModule(graph)
     inputs = inputs_of(graph)
-    sizes = _fitting(module, graph, inputs)
+    sizes = _fitting(module, inputs)
     given = examples(graph, inputs, sizes)
-    dynamic = {name for name in sizes if _may_change(module, graph, inputs, sizes, name)}
+    dynamic = {name for name in sizes if _may_change(module, inputs, sizes, name)}
     program = _traced(module, inputs, given, dynamic)
     origin = Origin(tuple(inputs), tuple(graph.outputs), module.names, graph.opset[""])
     return Source(program, tuple(_fixed(program, inputs)), origin)
 
 
-def _fitting(module: OnnxModule, graph: Graph, inputs: Sequence[Input]) -> Sizes:
+def _fitting(module: OnnxModule, inputs: Sequence[Input]) -> Sizes:
     """Sizes of the dynamic dimensions with which the module runs, found without computing."""
     refusal: EngineError | None = None
     for sizes in sizes_to_try(inputs):
         try:
-            _run_without_data(module, examples(graph, inputs, sizes))
+            _run_without_data(module, inputs, sizes)
         except EngineError as error:
             refusal = refusal or error
         else:
@@ -65,9 +72,7 @@ def _fitting(module: OnnxModule, graph: Graph, inputs: Sequence[Input]) -> Sizes
     raise refusal
 
 
-def _may_change(
-    module: OnnxModule, graph: Graph, inputs: Sequence[Input], sizes: Sizes, name: str
-) -> bool:
+def _may_change(module: OnnxModule, inputs: Sequence[Input], sizes: Sizes, name: str) -> bool:
     """Whether the module runs with another size of a dimension, all others staying as they are.
 
     The exporter keeps a dimension of which a reshape takes one size, for a relation between sizes
@@ -76,21 +81,21 @@ def _may_change(
     size = sizes[name]
     for other in (2 * size, size + 1, 3 * size // 2) if size > 1 else ():
         try:
-            _run_without_data(module, examples(graph, inputs, {**sizes, name: other}))
+            _run_without_data(module, inputs, {**sizes, name: other})
         except EngineError:
             continue
         return True
     return False
 
 
-def _run_without_data(module: OnnxModule, given: Sequence[Tensor]) -> None:
+def _run_without_data(module: OnnxModule, inputs: Sequence[Input], sizes: Sizes) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         state: dict[str, Tensor] = {
             name: mode.from_tensor(tensor)
             for name, tensor in (*module.named_parameters(), *module.named_buffers())
         }
-        inputs = tuple(mode.from_tensor(tensor) for tensor in given)
-        torch.func.functional_call(module, state, inputs)
+        given = [torch.empty(shape_of(one, sizes), dtype=one.dtype) for one in inputs]
+        torch.func.functional_call(module, state, tuple(given))
 
 
 def _traced(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import onnx
 import torch
@@ -13,6 +14,7 @@ from worker.engine.readers.onnx.graph import Graph
 from worker.engine.readers.onnx.registry import torch_dtype
 
 _BATCH = 2
+_MOST_ELEMENTS = 2**27
 _SIDES = (224, 64, 32, 128, 256, 28, 96, 299, 384, 512)
 _LENGTHS = (8, 16, 32, 64, 128, 224, 256, 512, 1024, 4)
 _CHANNELS = (3, 1)
@@ -116,7 +118,24 @@ def _role(shape: Sequence[int | str], at: int, name: str) -> str:
         return "length"
     is_last = isinstance(shape[-1], int) and not isinstance(shape[1], int)
     channels = len(shape) - 1 if is_last else 1
+    first = 1 if is_last else 2
+    if len(shape) == 5 and at == first:
+        return "length"
     return "channels" if at == channels else "side"
+
+
+def shape_of(given: Input, sizes: Sizes) -> list[int]:
+    """The shape of an input at sizes of the dynamic dimensions.
+
+    Raises:
+        UnsupportedModelError: It is too large to be made.
+    """
+    shape = [size if isinstance(size, int) else sizes[size] for size in given.shape]
+    if prod(shape) > _MOST_ELEMENTS:
+        raise UnsupportedModelError(
+            f"the input {given.name!r} of shape {shape} has more than {_MOST_ELEMENTS} elements"
+        )
+    return shape
 
 
 def examples(graph: Graph, inputs: Sequence[Input], sizes: Sizes) -> list[Tensor]:
@@ -125,7 +144,7 @@ def examples(graph: Graph, inputs: Sequence[Input], sizes: Sizes) -> list[Tensor
     tables = _tables(graph)
     made = []
     for given in inputs:
-        shape = [size if isinstance(size, int) else sizes[size] for size in given.shape]
+        shape = shape_of(given, sizes)
         if given.dtype.is_floating_point:
             made.append(torch.randn(shape, generator=generator).to(given.dtype))
         elif given.dtype == torch.bool or given.name not in tables:
