@@ -129,11 +129,12 @@ def measure(model: nn.Module, inputs: Inputs, row: Ours) -> Program | None:
     with stage("read"):
         program = Program.from_exported(exported)
     if program is not None:
-        _cut_and_prove(program, row, stage)
+        cut_and_prove(program, row, stage)
     return program
 
 
-def _cut_and_prove(program: Program, row: Ours, stage: Stages) -> None:
+def cut_and_prove(program: Program, row: Ours, stage: Stages) -> None:
+    """Fill in what a program loses, and whether what is left is right."""
     with stage("couple"):
         coupling = couple(program)
         reasons = Counter(f"{frozen.operator}: {frozen.reason}" for frozen in coupling.frozen)

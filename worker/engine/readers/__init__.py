@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 from worker.engine.readers.source import Source
 
 READERS: dict[str, str] = {
+    "onnx": "worker.engine.readers.onnx:read_onnx",
     "pt2": "worker.engine.readers.pt2:read_pt2",
     "saved_model": "worker.engine.readers.saved_model:read_saved_model",
     "safetensors": "worker.engine.readers.architecture:read_architecture",

@@ -1,0 +1,42 @@
+"""ONNX: a graph of its operators becomes one of ATen's, which the engine prunes through."""
+
+from pathlib import Path
+
+import onnx
+
+from worker.engine.readers.onnx.export import Origin, exported
+from worker.engine.readers.onnx.graph import graph_of
+from worker.engine.readers.onnx_file import read_checked_onnx
+from worker.engine.readers.source import Source
+
+
+def read_onnx(path: Path) -> Source:
+    """Read a model, alone or in a zip with its external data.
+
+    Raises:
+        FormatError: The file is not one that a library should see.
+        UnreadableModelError: It is no model of ONNX, or one that is not well formed.
+        UnsupportedModelError: It has operators, versions or types that are not known.
+        QuantizedModelError: It is quantized already.
+    """
+    return program_of(read_checked_onnx(path))
+
+
+def program_of(model: onnx.ModelProto) -> Source:
+    """Make a program of a model whose tensors are all inside it.
+
+    Parameters and buffers have the names of the initializers (see
+    :func:`worker.engine.readers.onnx.names.parameter_names`), inputs those of the graph's inputs as
+    far as a variable can have them. Nodes are traced one by one, each by the function of its
+    operator; sizes are numbers or symbols all along, so that dynamic dimensions stay dynamic.
+
+    Raises:
+        UnreadableModelError: It is not well formed.
+        UnsupportedModelError: It has operators, versions or types that are not known, or a shape
+            that depends on the values of inputs.
+        QuantizedModelError: It is quantized already.
+    """
+    return exported(graph_of(model))
+
+
+__all__ = ["Origin", "program_of", "read_onnx"]
