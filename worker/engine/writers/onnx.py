@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor
 
 from worker.engine.program import Program
+from worker.engine.readers.onnx import Origin
 from worker.engine.writers.inexpressible import InexpressibleError
 
 _MOST_BYTES = 2**31 - 2**24
@@ -23,7 +25,6 @@ def write(program: Program, origin: object, path: Path) -> None:
     Raises:
         InexpressibleError: The exporter does not know an operator, or one file cannot hold it.
     """
-    del origin  # Whatever it came from.
     exported = program.export()
     weight_bytes = sum(tensor.nbytes for tensor in exported.state_dict.values())
     if weight_bytes > _MOST_BYTES:
@@ -39,12 +40,36 @@ def write(program: Program, origin: object, path: Path) -> None:
             assert made is not None
             # Where each node came from, in Python's words: most of a small file.
             ClearMetadataAndDocStringPass()(made.model)
+            if isinstance(origin, Origin):
+                _name_as_before(made.model, origin)
             made.save(path, external_data=False)
     except Exception as error:
         # It has no base class for what it raises on an operator that it does not know.
         raise InexpressibleError(
             f"torch.onnx.export does not write this program ({_told(error)})"
         ) from error
+
+
+def _name_as_before(model: onnx_ir.Model, origin: Origin) -> None:
+    """Give inputs, outputs and dynamic dimensions the names that they had in the upload."""
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    inner = [each for node in model.graph for each in node.outputs]
+    names = (*(given.name for given in origin.inputs), *origin.outputs)
+    for value in (*inner, *model.graph.initializers.values()):
+        if value.name in names:
+            value.name = f"{value.name}_inner"
+    for value, name in zip((*inputs, *outputs), names, strict=True):
+        value.name = name
+    symbols: dict[str, str] = {}
+    for value, given in zip(inputs, origin.inputs, strict=True):
+        for dim, before in zip(value.shape or (), given.shape, strict=True):
+            if isinstance(dim, onnx_ir.SymbolicDim) and dim.value and isinstance(before, str):
+                symbols.setdefault(dim.value, before)
+    for value in (*inputs, *inner):
+        if value.shape is not None:
+            for at, dim in enumerate(value.shape):
+                if isinstance(dim, onnx_ir.SymbolicDim) and dim.value in symbols:
+                    value.shape[at] = onnx_ir.SymbolicDim(symbols[dim.value])
 
 
 def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:

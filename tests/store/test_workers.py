@@ -1,0 +1,49 @@
+"""Workers that are up."""
+
+from datetime import timedelta
+
+from secateur.models import ModelFormat
+from store.session import session_scope
+from store.workers import Workers
+from tests.store.builders import NOON
+
+LATER = NOON + timedelta(seconds=60)
+
+
+def formats(engine, now):
+    with session_scope(engine) as session:
+        return Workers(session).formats(now)
+
+
+def alive(engine, worker, *names, now=NOON, until=LATER):
+    with session_scope(engine) as session:
+        Workers(session).alive(worker, names, now=now, until=until)
+
+
+def test_what_can_be_read_is_what_some_worker_reads_that_is_up(engine):
+    assert formats(engine, NOON) == frozenset()
+    alive(engine, "wrk_1", ModelFormat.PT2)
+    alive(engine, "wrk_2", ModelFormat.PT2, ModelFormat.SAVED_MODEL)
+    assert formats(engine, NOON) == {ModelFormat.PT2, ModelFormat.SAVED_MODEL}
+
+
+def test_a_worker_that_is_heard_of_again_stays(engine):
+    alive(engine, "wrk_1", ModelFormat.PT2)
+    alive(engine, "wrk_1", ModelFormat.ONNX, now=LATER, until=LATER + timedelta(seconds=60))
+    assert formats(engine, LATER + timedelta(seconds=30)) == {ModelFormat.ONNX}
+
+
+def test_a_worker_that_falls_silent_is_not_counted_on_and_removed_by_others(engine):
+    alive(engine, "wrk_1", ModelFormat.SAVED_MODEL)
+    after = LATER + timedelta(seconds=1)
+    assert formats(engine, after) == frozenset()
+    alive(engine, "wrk_2", ModelFormat.PT2, now=after, until=after)
+    # Even for a clock that is behind.
+    assert formats(engine, NOON) == {ModelFormat.PT2}
+
+
+def test_a_worker_that_ends_says_so(engine):
+    alive(engine, "wrk_1", ModelFormat.SAVED_MODEL)
+    with session_scope(engine) as session:
+        Workers(session).gone("wrk_1")
+    assert formats(engine, NOON) == frozenset()
