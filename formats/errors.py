@@ -11,6 +11,8 @@
     x PickledModule       model.pickled
     x TorchScriptFile     model.torchscript
     x UnsupportedProgram  model.unsupported
+    x KerasFileUnreadable  model.not_keras
+    x UnsupportedKerasModel  model.unsupported_layer
   * DatasetFormatError
     x DatasetUnreadable   dataset.unreadable
 
@@ -143,6 +145,26 @@ class UnsupportedProgram(ModelFormatError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the exported program cannot be taken: {reason}")
+        self.reason = reason
+
+
+class KerasFileUnreadable(ModelFormatError):
+    code = "model.not_keras"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the Keras model cannot be read: {reason}. Make one with: model.save('model.keras')"
+        )
+        self.reason = reason
+
+
+class UnsupportedKerasModel(ModelFormatError):
+    """An honest file may well be like this; what it needs is not available here."""
+
+    code = "model.unsupported_layer"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the Keras model cannot be taken: {reason}")
         self.reason = reason
 
 

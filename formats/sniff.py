@@ -45,6 +45,18 @@ def describe(head: bytes) -> str:
     return f"none of the kinds of file known here (it starts with {head[:8].hex(' ')})"
 
 
+def refuse_pickles(head: bytes) -> None:
+    """Raise if a file is a pickle by its first bytes.
+
+    Raises:
+        PickledModule: It is.
+    """
+    if head.startswith(_OLD_TORCH_SAVE):
+        raise PickledModule("a file of torch.save (an old one)")
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise PickledModule("a pickle")
+
+
 def refuse_what_is_no_program(path: Path) -> None:
     """Raise the error that tells most, if a file cannot be a .pt2 archive by its first bytes.
 
@@ -53,10 +65,7 @@ def refuse_what_is_no_program(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if head.startswith(_OLD_TORCH_SAVE):
-        raise PickledModule("a file of torch.save (an old one)")
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise PickledModule("a pickle")
+    refuse_pickles(head)
     if not head.startswith(_ZIP):
         raise NotAnArchive(describe(head))
 
