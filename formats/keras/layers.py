@@ -110,9 +110,9 @@ LAYERS: dict[str, frozenset[str]] = {
         "GlobalMaxPooling3D": _GLOBAL,
         "GroupNormalization": f"{_SCALED} groups",
         "GroupQueryAttention": (
-            "head_dim num_query_heads num_key_value_heads dropout use_bias flash_attention "
+            "head_dim num_query_heads num_key_value_heads dropout use_bias sliding_window "
             "kernel_initializer bias_initializer kernel_regularizer bias_regularizer "
-            "activity_regularizer kernel_constraint bias_constraint seed use_gate"
+            "activity_regularizer kernel_constraint bias_constraint seed use_gate flash_attention"
         ),
         "Identity": "",
         "InputLayer": "batch_shape dtype sparse ragged optional",
@@ -191,10 +191,10 @@ OPERATIONS: dict[str, str] = {
     name: module
     for module, names in {
         "keras.src.ops.numpy": (
-            "Absolute Add Amax Amin Average BroadcastTo Ceil Clip Concatenate Cos Divide Dot "
-            "Einsum Equal Exp ExpandDims Expm1 Flip Floor GetItem Greater GreaterEqual Less "
-            "LessEqual Log Log1p LogicalAnd LogicalNot LogicalOr Matmul Max Maximum Mean Min Minimum "
-            "Moveaxis Multiply Negative NotEqual Pad Power Prod Reciprocal Repeat Reshape Roll Round "
+            "Absolute Add Amax Amin Average Ceil Clip Concatenate Cos Divide Einsum Equal Exp "
+            "ExpandDims Expm1 Flip Floor GetItem Greater GreaterEqual Less LessEqual Log Log1p "
+            "LogicalAnd LogicalNot LogicalOr Matmul Max Maximum Mean Min Minimum Moveaxis "
+            "Multiply Negative NotEqual Pad Power Prod Reciprocal Repeat Reshape Roll Round "
             "Sign Sin Split Sqrt Square Squeeze Stack Std Subtract Sum Swapaxes Tanh Tile "
             "Transpose TrueDivide Var Where"
         ),

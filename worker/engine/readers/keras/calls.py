@@ -53,12 +53,46 @@ class Calls:
             replace(layers.BatchNormalization, "call", _batch_norm(layers.BatchNormalization.call))
             replace(layers.LayerNormalization, "call", _layer_norm(layers.LayerNormalization.call))
             replace(layers.Embedding, "call", _embedding)
+            replace(layers.Bidirectional, "call", self.bidirectional(layers.Bidirectional.call))
             for name in ("_can_attempt_fused_lstm", "_can_attempt_fused_gru"):
                 if hasattr(layers.Bidirectional, name):
                     replace(layers.Bidirectional, name, _never)
             for owner in (layers.LSTM, layers.GRU, rnn):
                 replace(owner, "inner_loop", self.inner_loop(owner.inner_loop))
             yield
+
+    def bidirectional(self, original: Any) -> Any:
+        """Both directions in one operator: torch has as many units in each, as Keras has."""
+        calls = self
+
+        def call(
+            layer: Any,
+            sequences: Tensor,
+            initial_state: Any = None,
+            mask: Any = None,
+            training: Any = None,
+        ) -> Any:
+            both = (layer.forward_layer, layer.backward_layer)
+            weights = [calls.weights.get(id(each)) for each in both]
+            is_one = (
+                mask is None
+                and initial_state is None
+                and layer.merge_mode == "concat"
+                and all(weights)
+                and _are_alike(*both)
+            )
+            if not is_one:
+                return original(
+                    layer, sequences, initial_state=initial_state, mask=mask, training=training
+                )
+            flat = [weight for each in weights for weight in each or []]
+            outputs, last = _operator(layer.forward_layer, sequences, None, flat, directions=2)
+            result = outputs if layer.return_sequences else torch.cat([*last[0]], dim=-1)
+            if not layer.return_state:
+                return result
+            return result, *(state[at] for at in (0, 1) for state in last)
+
+        return call
 
     def inner_loop(self, original: Any) -> Any:
         calls = self
@@ -138,10 +172,27 @@ def _run_recurrent(
     """One layer, one direction: the last output, all outputs, the last states."""
     inputs = sequences.flip(1) if layer.go_backwards else sequences
     states = [state.unsqueeze(0) for state in initial_state]
-    has_biases = len(weights) > 2
-    how = (weights, has_biases, 1, 0.0, False, False, True)
+    outputs, last = _operator(layer, inputs, states, weights, directions=1)
+    final = [state.squeeze(0) for state in last]
+    return final[0], outputs, final
+
+
+def _operator(
+    layer: Any,
+    inputs: Tensor,
+    states: list[Tensor] | None,
+    weights: list[Tensor],
+    *,
+    directions: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """All outputs, and the last states; states before the first step are zero where not given."""
     cell = layer.cell
     layers = keras().layers
+    if states is None:
+        zeros = inputs.new_zeros(directions, inputs.shape[0], cell.units)
+        states = [zeros, zeros]
+    has_biases = len(weights) > 2 * directions
+    how = (weights, has_biases, 1, 0.0, False, directions == 2, True)
     if isinstance(cell, layers.LSTMCell):
         outputs, *last = torch.lstm(inputs, states, *how)
     elif isinstance(cell, layers.GRUCell):
@@ -150,8 +201,20 @@ def _run_recurrent(
         outputs, *last = torch.rnn_relu(inputs, states[0], *how)
     else:
         outputs, *last = torch.rnn_tanh(inputs, states[0], *how)
-    final = [state.squeeze(0) for state in last]
-    return final[0], outputs, final
+    return outputs, last
+
+
+def _are_alike(forward: Any, backward: Any) -> bool:
+    """Whether two layers are the directions of one operator."""
+    one, other = forward.cell, backward.cell
+    return (
+        type(one) is type(other)
+        and one.units == other.units
+        and one.use_bias == other.use_bias
+        and one.activation.__name__ == other.activation.__name__
+        and not forward.go_backwards
+        and bool(backward.go_backwards)
+    )
 
 
 def _never(*_: Any) -> bool:

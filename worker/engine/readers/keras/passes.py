@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from worker.engine.arguments import argument, operator_of
+from worker.engine.arguments import argument, operator_of, set_argument
 from worker.engine.program import attribute, set_attribute, tensor_value
 
 aten = torch.ops.aten
@@ -163,7 +163,7 @@ def _join_biases(module: GraphModule) -> None:
         bias = _plain_bias(other, channel_dim=_channel_dim(node, last), rank=_rank(last))
         if bias is None:
             continue
-        node.update_arg(2, _moved_before(graph, bias, node))
+        set_argument(node, "bias", _moved_before(graph, bias, node))
         added.replace_all_uses_with(last)
         graph.erase_node(added)
 

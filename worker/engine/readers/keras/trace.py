@@ -55,13 +55,13 @@ def traced(model: Any) -> Traced:
     permutations = simplified(program.module)
     module, renamed = _renamed(program, wrapped)
     args = tuple(program.example_leaves)
-    again = Program.from_exported(_export_again(module, args, exported, program))
-    told = [*calls.warnings, *_fixed(model, again)]
+    again = _export_again(module, args, exported, program)
+    told = [*calls.warnings, *_fixed(model, Program.from_exported(again))]
     variables = tuple(
         _variable(number, variable, wrapped, renamed, permutations)
         for number, variable in enumerate(model.variables)
     )
-    return Traced(again.export(), variables, tuple(told))
+    return Traced(again, variables, tuple(told))
 
 
 class _Wrapped(nn.Module):
@@ -250,19 +250,23 @@ def _flat(value: Any, copied: Mapping[Node, Node]) -> Any:
 def _wanted_names(wrapped: _Wrapped) -> dict[str, str]:
     """The model's name for each parameter and buffer."""
     wanted = {
-        f"v{number}": _dotted(variable.path)
+        f"v{number}": _dotted(variable.path, wrapped.model.name)
         for number, variable in enumerate(wrapped.model.variables)
     }
     for number, weights in enumerate(wrapped.recurrent):
         # `lstm/lstm_cell/kernel` is part of `lstm`.
-        owner = _dotted(weights.layer.cell.kernel.path).rpartition(".")[0]
+        owner = _dotted(weights.layer.cell.kernel.path, wrapped.model.name).rpartition(".")[0]
         for name in weights.tensors:
             wanted[f"r{number}_{name}"] = f"{owner}.{name}"
     return wanted
 
 
-def _dotted(path: str) -> str:
-    """``conv2d/kernel`` as ``conv2d.kernel``, in characters that names of parameters have."""
+def _dotted(path: str, model: str) -> str:
+    """``conv2d/kernel`` as ``conv2d.kernel``, in characters that names of parameters have.
+
+    A Sequential model puts its own name in front of all.
+    """
+    path = path.removeprefix(f"{model}/")
     return ".".join(_plain(part) for part in path.split("/"))
 
 
