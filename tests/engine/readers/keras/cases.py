@@ -265,7 +265,7 @@ def operations():
         ops.cos(x),
         ops.sin(x),
         x / p,
-        ops.true_divide(x, p),
+        ops.divide(x, p),
         ops.square(x),
         ops.einsum("abc,abd->acd", x, y),
         ops.exp(x),

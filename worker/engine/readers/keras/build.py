@@ -99,7 +99,6 @@ def _is_untouched(variable: Any) -> bool:
 def _no_values(max_elements: int | None) -> Iterator[None]:
     """Make variables without drawing their first values, and no more than allowed."""
     core = internal("backend.torch.core")
-    layers = internal("backend.torch.layer")
     found = 0
 
     def begin(variable: Any, _initializer: Any) -> None:
@@ -117,11 +116,15 @@ def _no_values(max_elements: int | None) -> Iterator[None]:
         first = float("nan") if dtype.is_floating_point else 0
         variable._initialize(torch.full(tuple(variable.shape), first, dtype=dtype))  # noqa: SLF001
 
-    with (
-        patch.object(core.Variable, "_initialize_with_initializer", begin),
-        # Names of layers may have dots, which PyTorch's own registry of parameters refuses.
-        patch.object(layers.TorchLayer, "_track_variables", _track_nothing),
-    ):
+    with patch.object(core.Variable, "_initialize_with_initializer", begin), any_names():
+        yield
+
+
+@contextmanager
+def any_names() -> Iterator[None]:
+    """Take names of layers with dots, which PyTorch's own registry of parameters refuses."""
+    layers = internal("backend.torch.layer")
+    with patch.object(layers.TorchLayer, "_track_variables", _track_nothing):
         yield
 
 

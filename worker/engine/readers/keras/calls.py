@@ -104,7 +104,7 @@ class Calls:
             why = _why_not(layer) if weights is None else "it is given a mask"
             if weights is None or mask is not None:
                 calls.warn(
-                    f"layer {layer.name!r} was unrolled over its {sequences.shape[1]} time steps: "
+                    f"layer {layer.name!r} was unrolled over its time steps, which makes it slow: "
                     f"{why}"
                 )
                 return original(layer, sequences, initial_state, mask, training)

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from worker.engine.dynamic import dynamic_shapes
+from worker.engine.dynamic import placeholders
 from worker.engine.errors import ExportError, UnreadableModelError, UnsupportedModelError
 from worker.engine.program import Program, attribute, tensor_value
 from worker.engine.readers.keras.calls import Calls, Recurrent, recurrent_weights
@@ -55,7 +55,7 @@ def traced(model: Any) -> Traced:
     permutations = simplified(program.module)
     module, renamed = _renamed(program, wrapped)
     args = tuple(program.example_leaves)
-    again = _export_again(module, args, exported, program)
+    again = _export_again(module, args)
     told = [*calls.warnings, *_fixed(model, Program.from_exported(again))]
     variables = tuple(
         _variable(number, variable, wrapped, renamed, permutations)
@@ -313,20 +313,45 @@ def _input_names(model: Any) -> Iterator[str]:
         yield name
 
 
-def _export_again(
-    module: GraphModule, args: tuple[Any, ...], exported: ExportedProgram, program: Program
-) -> ExportedProgram:
-    shapes = dynamic_shapes(exported, program.module)
-    if shapes is not None:
-        names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
-        shapes = dict(zip(names, shapes.values(), strict=True))
-    with _quietly():
-        try:
-            return torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
-        except (UserError, RuntimeError, ValueError, TypeError) as error:
-            raise ExportError(
-                f"this Keras model cannot be exported ({type(error).__name__})"
-            ) from error
+def _export_again(module: GraphModule, args: tuple[Any, ...]) -> ExportedProgram:
+    """Export what was simplified, with the same dimensions open."""
+    sizes = [tensor_value(node) for node in placeholders(module)]
+    last: Exception | None = None
+    for rows in (_named_rows(), _any_rows):
+        shapes = tuple(
+            {
+                at: rows(size) if at == 0 else Dim.AUTO
+                for at, size in enumerate(value.shape)
+                if _is_open(size)
+            }
+            for value in sizes
+            if value is not None
+        )
+        with _quietly():
+            try:
+                return torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
+            except (UserError, RuntimeError, ValueError, TypeError) as error:
+                last = error
+    raise ExportError(f"this Keras model cannot be exported ({type(last).__name__})") from last
+
+
+def _named_rows() -> Callable[[int | torch.SymInt], Any]:
+    """One dimension for each number of rows. One row is enough: the exporter would ask for two."""
+    made: dict[str, Any] = {}
+
+    def rows(size: int | torch.SymInt) -> Any:
+        return made.setdefault(str(size), Dim(f"rows_{len(made)}" if made else "batch", min=1))
+
+    return rows
+
+
+def _is_open(size: int | torch.SymInt) -> bool:
+    """Whether a size may be another. What the layers fixed is a symbol still, of one number."""
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
+
+
+def _any_rows(_: int | torch.SymInt) -> Any:
+    return Dim.AUTO
 
 
 def _fixed(model: Any, program: Program) -> Iterator[str]:

@@ -183,5 +183,6 @@ def _check_texts(item: h5py.Group | h5py.Dataset, name: str, where: str) -> None
     attribute = item.attrs.get_id(name)
     is_text = isinstance(attribute.get_type(), h5py.h5t.TypeStringID)
     is_empty = math.prod(attribute.shape) == 0
-    if not (is_text or is_empty) or attribute.get_storage_size() > _MAX_CONFIG_BYTES:
+    is_long = not is_empty and attribute.get_storage_size() > _MAX_CONFIG_BYTES
+    if not (is_text or is_empty) or is_long:
         raise UnsafeFile(where, f"the attribute {shown(name)} is no text")

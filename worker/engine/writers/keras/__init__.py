@@ -19,7 +19,7 @@ from torch import Tensor
 from worker.engine.errors import EngineError
 from worker.engine.program import Program, attribute
 from worker.engine.readers.keras import KerasOrigin, KerasVariable
-from worker.engine.readers.keras.build import built
+from worker.engine.readers.keras.build import any_names, built
 from worker.engine.readers.keras.layouts import LAYOUTS
 from worker.engine.readers.keras.runtime import keras
 from worker.engine.readers.keras.trace import input_structure
@@ -60,7 +60,7 @@ def outputs_of(path: Path, leaves: Sequence[Tensor]) -> list[Tensor]:
     Only for files that this worker wrote: nothing is checked.
     """
     library = keras()
-    with _quietly():
+    with _quietly(), any_names():
         model = library.saving.load_model(path, compile=False, safe_mode=True)
         return _outputs(model, leaves)
 
