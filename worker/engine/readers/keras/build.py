@@ -27,7 +27,7 @@ def built(config: Mapping[str, Any], *, max_elements: int | None = None) -> Any:
         UnreadableModelError: Keras cannot build it.
     """
     library = keras()
-    library.backend.clear_session()
+    library.backend.clear_session(free_memory=False)
     with _no_values(max_elements), warnings.catch_warnings():
         # What Keras thinks of old arguments and of data types is not for this log.
         warnings.simplefilter("ignore")
