@@ -1,25 +1,30 @@
 """Keras's own files: what is allowed, and what is left of it for Keras to read.
 
 A ``.keras`` file is a zip archive of a configuration and an HDF5 file of weights; an ``.h5`` file
-of Keras 2 holds both in one. The configuration is checked here and written anew. The HDF5 is
-checked where it is read, in the worker: its layout needs a library.
+of Keras 2 holds both in one. The configuration is checked here and written anew, and the layout of
+the HDF5 is checked; the worker, which has a library for it, copies the arrays into a new file.
 """
 
+import math
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from formats.archive import Archive, Limits, open_archive
 from formats.errors import KerasFileUnreadable, UnsafeFile, UnsupportedKerasModel, shown
 from formats.keras.config import CheckedConfig, check_config
 from formats.keras.findings import Finding, Unsupported
+from formats.keras.hdf5 import MAGIC, Hdf5
 from formats.sniff import describe, describe_archive, refuse_pickles
-from formats.strict_json import JsonError, loads
+from formats.strict_json import MAX_BYTES, JsonError, loads
 from formats.tensors import ModelFacts
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+H5 = "model.h5"
+_OPTIMIZERS = frozenset({"optimizer", "optimizer_weights"})
 _LIMITS = Limits(member_count=64)
 _ZIP = b"PK\x03\x04"
 _HEAD_BYTES = 512
@@ -29,13 +34,21 @@ _MAX_METADATA_DEPTH = 8
 
 @dataclass(frozen=True)
 class CheckedKeras:
-    """A ``.keras`` file whose configuration has been checked."""
+    """A file of Keras: its configuration, checked, and its weights, of which the layout was.
+
+    Attributes:
+        checked: The configuration.
+        parameter_count: Elements of all weights; how the optimizer stood is not among them.
+        archive: Holds the weights; None where they are the file itself.
+    """
 
     checked: CheckedConfig
-    archive: Archive
+    parameter_count: int
+    archive: Archive | None = None
 
     def weights(self) -> Iterator[bytes]:
-        """The bytes of the HDF5 file, piece by piece. They have not been checked."""
+        """The bytes of the HDF5 file of a ``.keras`` file, piece by piece."""
+        assert self.archive is not None
         return self.archive.chunks(WEIGHTS)
 
 
@@ -46,22 +59,49 @@ def inspect_keras(path: Path) -> ModelFacts:
         FormatError: It is none, or Keras should not read it.
     """
     with open_keras(path) as model:
-        return ModelFacts(inputs=model.checked.inputs, outputs=None, parameter_count=0)
+        return _facts(model)
 
 
 def inspect_h5(path: Path) -> ModelFacts:
-    """Check that a file is HDF5. What is in it is checked where it is read.
+    """Check an ``.h5`` file of a whole model, and say what is in it.
 
     Raises:
-        FormatError: It is something else.
+        FormatError: It is none, or Keras should not read it.
+    """
+    return _facts(check_h5(path))
+
+
+def _facts(model: CheckedKeras) -> ModelFacts:
+    return ModelFacts(
+        inputs=model.checked.inputs, outputs=None, parameter_count=model.parameter_count
+    )
+
+
+def check_h5(path: Path) -> CheckedKeras:
+    """Check an ``.h5`` file of a whole model, as Keras 2 wrote them.
+
+    Raises:
+        FormatError: It is none, or Keras should not read it.
     """
     head = _head(path)
-    if not head.startswith(HDF5_MAGIC):
+    if not head.startswith(MAGIC):
         refuse_pickles(head)
         raise KerasFileUnreadable(
             f"an .h5 file is HDF5, and this looks like {_looks_like(path, head)}"
         )
-    return ModelFacts(inputs=None, outputs=None, parameter_count=0)
+    with path.open("rb") as file:
+        part = _Part(file, 0, path.stat().st_size)
+        count = _parameter_count(part, H5)
+        try:
+            text = Hdf5(file, offset=0, size_bytes=part.size_bytes).text_attribute("model_config")
+        except Finding as finding:
+            raise UnsafeFile(H5, str(finding)) from None
+    if text is None:
+        raise UnsupportedKerasModel(
+            "the .h5 file holds weights without a model: save the whole model with "
+            "model.save('model.keras')"
+        )
+    return CheckedKeras(checked=checked_config(text, "model_config"), parameter_count=count)
 
 
 @contextmanager
@@ -79,8 +119,44 @@ def open_keras(path: Path) -> Iterator[CheckedKeras]:
         )
     with open_archive(path, limits=_LIMITS) as archive:
         _check_members(archive)
-        text = archive.read(CONFIG, max_bytes=2**25)
-        yield CheckedKeras(checked=checked_config(text, CONFIG), archive=archive)
+        checked = checked_config(archive.read(CONFIG, max_bytes=MAX_BYTES), CONFIG)
+        with _seekable(path, archive) as part:
+            count = _parameter_count(part, WEIGHTS)
+        yield CheckedKeras(checked=checked, parameter_count=count, archive=archive)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a file."""
+
+    file: IO[bytes]
+    offset: int
+    size_bytes: int
+
+
+@contextmanager
+def _seekable(path: Path, archive: Archive) -> Iterator[_Part]:
+    """The weights, to be read at any place: where they are, or unpacked into a temporary file."""
+    member = archive.members[WEIGHTS]
+    if member.is_stored:
+        with path.open("rb") as file:
+            yield _Part(file, member.offset, member.size_bytes)
+    else:
+        with tempfile.TemporaryFile() as file:
+            file.writelines(archive.chunks(WEIGHTS))
+            yield _Part(file, 0, member.size_bytes)
+
+
+def _parameter_count(part: _Part, where: str) -> int:
+    try:
+        hdf5 = Hdf5(part.file, offset=part.offset, size_bytes=part.size_bytes)
+        return sum(
+            math.prod(array.shape)
+            for array in hdf5.arrays()
+            if array.is_float and array.path.partition("/")[0] not in _OPTIMIZERS
+        )
+    except Finding as finding:
+        raise UnsafeFile(where, str(finding)) from None
 
 
 def checked_config(text: str | bytes, where: str) -> CheckedConfig:
@@ -143,6 +219,7 @@ def _looks_like(path: Path, head: bytes) -> str:
 __all__ = [
     "CheckedConfig",
     "CheckedKeras",
+    "check_h5",
     "checked_config",
     "inspect_h5",
     "inspect_keras",

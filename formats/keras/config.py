@@ -253,7 +253,7 @@ class _Walk:
             if given not in takes and given in RENAMED and RENAMED[given] in takes:
                 key = RENAMED[given]
             if key not in takes | _TAKES_ALL:
-                if key in LEFT_OUT or key == "batch_shape":
+                if key in LEFT_OUT:
                     continue
                 raise Finding(f"{class_name} has the argument {shown(key)}, which it does not take")
             try:

@@ -181,7 +181,7 @@ LAYERS: dict[str, frozenset[str]] = {
 LEFT_OUT = words(
     "groups kernel_initializer kernel_regularizer kernel_constraint time_major implementation "
     "input_length input_dtype sparse ragged activity_regularizer registered_name autocast "
-    "bias_regularizer sub_layers"
+    "bias_regularizer batch_shape batch_input_shape input_shape"
 )
 # Older names of arguments.
 RENAMED = {"alpha": "negative_slope", "batch_input_shape": "batch_shape"}

@@ -11,7 +11,6 @@ import pytest
 from formats.errors import FormatError
 from formats.keras import checked_config, inspect_keras, open_keras
 from tests.attacks import keras_exploits as exploits
-
 from worker.engine.readers.keras import read_h5, read_keras
 
 

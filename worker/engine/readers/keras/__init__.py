@@ -3,12 +3,12 @@
 import tempfile
 from pathlib import Path
 
-from formats.keras import checked_config, open_keras
+from formats.keras import check_h5, open_keras
 from formats.keras.config import CheckedConfig
 from worker.engine.readers.keras.build import built, load_weights
 from worker.engine.readers.keras.origin import KerasOrigin, KerasVariable
 from worker.engine.readers.keras.trace import traced
-from worker.engine.readers.keras.weights import copy_checked, model_config
+from worker.engine.readers.keras.weights import copy_checked
 from worker.engine.readers.source import Source
 
 
@@ -42,7 +42,7 @@ def read_h5(path: Path) -> Source:
     """
     with tempfile.TemporaryDirectory(prefix="secateur-keras-") as folder:
         clean = Path(folder) / "clean.weights.h5"
-        checked = checked_config(model_config(path), "model_config")
+        checked = check_h5(path).checked
         size_bytes = copy_checked(path, clean, where="model.h5")
         return _source(checked, clean, size_bytes, is_whole_model=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from formats.errors import KerasFileUnreadable, UnsafeFile, UnsupportedKerasModel, shown
+from formats.errors import KerasFileUnreadable, UnsafeFile, shown
 
 _MAX_OBJECTS = 500_000
 _MAX_DEPTH = 64
@@ -22,7 +22,6 @@ _MAX_DIMENSIONS = 16
 _RATIO = 200
 _FREE_BYTES = 2**20
 _MAX_ATTRIBUTE_BYTES = 2**20
-_MAX_CONFIG_BYTES = 2**25
 _KINDS = frozenset("fiub")
 _FILTERS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE})
 # How the optimizer stood: of no use without its training.
@@ -46,25 +45,6 @@ def copy_checked(source: Path, target: Path, *, where: str) -> int:
             return _Copy(where, source.stat().st_size).group(old, new, depth=0)
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         raise KerasFileUnreadable(f"its HDF5 part is damaged ({shown(str(error))})") from None
-
-
-def model_config(source: Path) -> str:
-    """The configuration that an ``.h5`` file of a whole model has as an attribute.
-
-    Raises:
-        FormatError: It has none: it holds weights alone.
-    """
-    try:
-        with h5py.File(source, "r") as file:
-            text = _text(file, "model_config", "model.h5", _MAX_CONFIG_BYTES)
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise KerasFileUnreadable(f"its HDF5 is damaged ({shown(str(error))})") from None
-    if text is None:
-        raise UnsupportedKerasModel(
-            "the .h5 file holds weights without a model: save the whole model with "
-            "model.save('model.keras')"
-        )
-    return text
 
 
 class _Copy:
@@ -183,6 +163,6 @@ def _check_texts(item: h5py.Group | h5py.Dataset, name: str, where: str) -> None
     attribute = item.attrs.get_id(name)
     is_text = isinstance(attribute.get_type(), h5py.h5t.TypeStringID)
     is_empty = math.prod(attribute.shape) == 0
-    is_long = not is_empty and attribute.get_storage_size() > _MAX_CONFIG_BYTES
+    is_long = not is_empty and attribute.get_storage_size() > _MAX_ATTRIBUTE_BYTES
     if not (is_text or is_empty) or is_long:
         raise UnsafeFile(where, f"the attribute {shown(name)} is no text")
