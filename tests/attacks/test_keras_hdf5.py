@@ -214,7 +214,7 @@ def test_files_changed_at_random_are_read_or_refused(tmp_path):
 def test_parts_that_are_read_again_and_again_are_refused():
     """A header that goes on in the whole file, as often as it may."""
     block = 2**16
-    parts = struct.pack("<HHB3xQQ", 16, 16, 0, 0x80, block) * 2000
+    parts = struct.pack("<HHB3xQQ", 16, 16, 0, 0x88, block - 8) * 2000
     content = bytearray(block + 0x80)
     content[:96] = exploits.honest_weights()[:96]
     struct.pack_into("<Q", content, 64, 0x60)
