@@ -218,7 +218,7 @@ def test_parts_that_are_read_again_and_again_are_refused():
     content = bytearray(block + 0x80)
     content[:96] = exploits.honest_weights()[:96]
     struct.pack_into("<Q", content, 64, 0x60)
-    struct.pack_into("<BxHLL4x", content, 0x60, 1, 65535, 1, 16)
+    struct.pack_into("<BxHLL4x", content, 0x60, 1, 65535, 1, 24)
     struct.pack_into("<HHB3xQQ", content, 0x70, 16, 16, 0, 0x88, block - 8)
     content[0x88 : 0x88 + len(parts)] = parts
     with pytest.raises(Finding, match="again and again"):

@@ -268,6 +268,9 @@ def _move_turns_down(graph: Graph) -> bool:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
+        if node.target in (aten.mean.dim, aten.sum.dim_IntList, aten.amax.default):
+            is_changed |= _reduce_before_turn(graph, node)
+            continue
         turned = _turned_inputs(node)
         if not turned:
             continue
@@ -279,39 +282,67 @@ def _move_turns_down(graph: Graph) -> bool:
         back = [order.index(dim) for dim in range(len(order))]
         node.meta["val"] = value.permute(back)
         if node.target is aten.cat.default:
-            node.args = (node.args[0], order[argument(node, "dim") % len(order)])
-            node.kwargs = {}
-        with graph.inserting_after(node):
-            after = graph.call_function(aten.permute.default, (node, order))
-        after.meta["val"] = value
-        node.replace_all_uses_with(
-            after, delete_user_cb=lambda user, after=after: user is not after
-        )
+            set_argument(node, "dim", order[argument(node, "dim") % len(order)])
+        elif node.target is aten.pad.default:
+            set_argument(node, "pad", _pads_before(argument(node, "pad"), order))
+        _turn_after(graph, node, order, value)
         _erase_unused(graph, turned)
         is_changed = True
     return is_changed
 
 
+def _reduce_before_turn(graph: Graph, node: Node) -> bool:
+    """Reduce what is not turned; what is left is turned only if it would be in another order."""
+    turned = node.all_input_nodes[0]
+    order = _order(turned)
+    dims = argument(node, "dim")
+    if order is None or not dims:
+        return False
+    rank = len(order)
+    gone = {dim % rank for dim in dims}
+    is_kept = bool(argument(node, "keepdim"))
+    left = [source for dim, source in enumerate(order) if dim not in gone]
+    if not is_kept and left != sorted(left):
+        return False
+    value = node.meta["val"]
+    node.replace_input_with(turned, turned.all_input_nodes[0])
+    set_argument(node, "dim", sorted(order[dim] for dim in gone))
+    if is_kept:
+        node.meta["val"] = value.permute([order.index(dim) for dim in range(rank)])
+        _turn_after(graph, node, order, value)
+    _erase_unused(graph, [turned])
+    return True
+
+
+def _turn_after(graph: Graph, node: Node, order: list[int], value: Tensor) -> None:
+    """Turn what a node gives, for all that read it."""
+    readers = set(node.users)
+    with graph.inserting_after(node):
+        after = graph.call_function(aten.permute.default, (node, order))
+    after.meta["val"] = value
+    node.replace_all_uses_with(after, delete_user_cb=readers.__contains__)
+
+
+def _pads_before(pads: list[Any], order: list[int]) -> list[Any]:
+    """Pads of a tensor before it is turned; they are given from the last dimension on."""
+    by_dim = [(0, 0)] * len(order)
+    for at in range(0, len(pads), 2):
+        by_dim[order[len(order) - 1 - at // 2]] = (pads[at], pads[at + 1])
+    return [pad for pair in reversed(by_dim) for pad in pair]
+
+
 def _turned_inputs(node: Node) -> list[Node]:
-    """The inputs of a pointwise node if all are turned the same way, each for it alone."""
+    """The inputs of a pointwise node if all are turned the same way."""
     inputs = node.all_input_nodes
-    if node.target in _UNARY:
+    if node.target is aten.pad.default:
+        is_pointwise = argument(node, "mode") == "constant"
+    elif node.target in _UNARY:
         is_pointwise = len(inputs) == 1
-    elif node.target in _BINARY:
-        # A number, or a tensor of the same shape that is turned too.
-        is_pointwise = all(_shape(each) == _shape(node) for each in inputs)
     else:
-        is_pointwise = node.target is aten.cat.default
+        is_pointwise = node.target in _BINARY or node.target is aten.cat.default
     orders = [_order(each) for each in inputs]
     is_turned = bool(inputs) and orders[0] is not None and all(each == orders[0] for each in orders)
-    # One that something else reads as well would be there twice.
-    is_alone = all(len(each.users) == 1 for each in inputs)
-    return inputs if is_pointwise and is_turned and is_alone else []
-
-
-def _shape(node: Node) -> tuple[Any, ...] | None:
-    value = tensor_value(node)
-    return None if value is None else tuple(value.shape)
+    return inputs if is_pointwise and is_turned else []
 
 
 def _join_turns(graph: Graph) -> bool:
