@@ -22,6 +22,8 @@ from formats.tensors import Dimension, TensorInfo
 MAX_LAYERS = 20_000
 _MAX_NODES = 100_000
 _MAX_DEPTH = 24
+# What Keras 3 lacks may be left out where it says what is usual.
+_ONLY_AS_USUAL = frozenset({"groups", "time_major", "sparse", "ragged"})
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _MODELS = frozenset({"Functional", "Model", "Sequential"})
 _TAKES_ALL = frozenset({"name", "trainable", "dtype"})
@@ -29,8 +31,6 @@ _ENTRY = words(
     "module class_name config registered_name build_config compile_config name inbound_nodes "
     "shared_object_id"
 )
-# Classes whose own argument is called as the older name of another's.
-_KEEPS_ALPHA = frozenset({"ELU"})
 # What a node may tell a layer besides the tensors; everything else is for training.
 _PLAIN_KEYS = frozenset({"name", "trainable"})
 
@@ -254,6 +254,7 @@ class _Walk:
                 key = RENAMED[given]
             if key not in takes | _TAKES_ALL:
                 if key in LEFT_OUT:
+                    _check_left_out(class_name, key, value)
                     continue
                 raise Finding(f"{class_name} has the argument {shown(key)}, which it does not take")
             try:
@@ -437,6 +438,13 @@ def _check_whole(class_name: str, clean: Mapping[str, Any]) -> None:
         raise Unsupported("BatchNormalization with renorm is not taken")
     if class_name == "InputLayer" and clean.get("batch_shape") is None:
         raise Unsupported("an input without a shape is not taken")
+
+
+def _check_left_out(class_name: str, key: str, value: Any) -> None:
+    """Check that a layer gives the same without what Keras 3 does not know."""
+    is_usual = value in (None, 1) if key == "groups" else not value
+    if key in _ONLY_AS_USUAL and not is_usual:
+        raise Unsupported(f"{class_name} with {key}={shown(value)} is not taken")
 
 
 def _older_input(entry: Any) -> dict[str, Any] | None:

@@ -333,7 +333,8 @@ def _pads_before(pads: list[Any], order: list[int]) -> list[Any]:
 
 def _turned_inputs(node: Node) -> list[Node]:
     """The inputs of a pointwise node if all are turned the same way."""
-    inputs = node.all_input_nodes
+    # A single number, as a tensor, is the same whichever way.
+    inputs = [each for each in node.all_input_nodes if _rank(each) != 0]
     if node.target is aten.pad.default:
         is_pointwise = argument(node, "mode") == "constant"
     elif node.target in _UNARY:

@@ -25,6 +25,8 @@ _ROWS = 2
 # Tried in turn for what has no size of its own: networks that halve an image need a large one.
 _OPEN_SIZES = (32, 128, 256)
 _MAX_ELEMENTS = 2**31
+_TOLERANCE, _HALF_TOLERANCE, _TINY = 1e-4, 2e-2, 1e-9
+_HALVES = frozenset({"float16", "bfloat16"})
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_]+")
 # What modules have for themselves.
 _TAKEN = frozenset(dir(GraphModule(nn.Module(), Graph()))) | frozenset({"forward", "training"})
@@ -56,6 +58,7 @@ def traced(model: Any) -> Traced:
     module, renamed = _renamed(program, wrapped)
     args = tuple(program.example_leaves)
     again = _export_again(module, args)
+    _check_outputs(model, again)
     told = [*calls.warnings, *_fixed(model, Program.from_exported(again))]
     variables = tuple(
         _variable(number, variable, wrapped, renamed, permutations)
@@ -352,6 +355,34 @@ def _is_open(size: int | torch.SymInt) -> bool:
 
 def _any_rows(_: int | torch.SymInt) -> Any:
     return Dim.AUTO
+
+
+@torch.no_grad()
+def _check_outputs(model: Any, exported: ExportedProgram) -> None:
+    """Compare the program with the model as Keras runs it, on the example inputs.
+
+    Raises:
+        UnsupportedModelError: They differ.
+    """
+    assert exported.example_inputs is not None
+    args, _ = exported.example_inputs
+    library = keras()
+    structure = library.tree.pack_sequence_as(input_structure(model), list(args))
+    with _quietly():
+        theirs = library.tree.flatten(model(structure, training=False))
+        ours = exported.module(check_guards=False)(*args)
+    ours = [ours] if isinstance(ours, Tensor) else ours
+    is_half = any(layer.compute_dtype in _HALVES for layer in model._flatten_layers())  # noqa: SLF001
+    tolerance = _HALF_TOLERANCE if is_half else _TOLERANCE
+    for our, their in zip(ours, theirs, strict=True):
+        if not torch.isfinite(their).all():
+            continue
+        error = (our.double() - their.double()).norm()
+        if our.shape != their.shape or not error <= tolerance * their.double().norm() + _TINY:
+            raise UnsupportedModelError(
+                "the program that was made of this model gives other outputs than Keras; this is "
+                "a defect of the reader, report it with the model"
+            )
 
 
 def _fixed(model: Any, program: Program) -> Iterator[str]:
