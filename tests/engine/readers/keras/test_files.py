@@ -28,7 +28,9 @@ assert "keras" not in sys.modules and "h5py" not in sys.modules
 from worker.engine.readers.keras import read_keras
 before = set(pathlib.Path(sys.argv[2]).rglob("*"))
 read_keras(pathlib.Path(sys.argv[1]))
-assert set(pathlib.Path(sys.argv[2]).rglob("*")) == before
+left = set(pathlib.Path(sys.argv[2]).rglob("*")) - before
+# Keras imports Matplotlib where there is one.
+assert not [path for path in left if "matplotlib" not in str(path) and path.name[0] != "."], left
 """
 
 

@@ -1,7 +1,5 @@
 """Every layer and operation of the tables gives in the program what it gives in Keras."""
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
@@ -54,9 +52,8 @@ def test_program_gives_what_keras_gives(case, tmp_path, seen):
         assert our.shape == their.shape, layer
         error = (our.double() - their.double()).norm() / their.double().norm().clamp_min(1e-9)
         assert error < 1e-4, layer
-    for node, rows in itertools.product(source.exported.graph.nodes, [0]):
-        if node.op == "placeholder" and node.name in source.exported.graph_signature.user_inputs:
-            assert isinstance(node.meta["val"].shape[rows], torch.SymInt), "rows are dynamic"
+    assert not [warning for warning in source.warnings if "fixed" in warning]
+    assert Program.from_exported(source.exported).row_limits == (1, None)
 
 
 def test_every_layer_and_operation_has_a_case_or_a_reason(seen):
@@ -89,6 +86,35 @@ def test_names_of_parameters_survive_the_programs_own_format(tmp_path):
     }
     names = {name for variable in source.origin.variables for name in variable.names}
     assert names == loaded.state_dict.keys()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"return_sequences": True},
+        {"return_sequences": True, "zero_output_for_mask": True},
+        {"go_backwards": True},
+    ],
+)
+def test_masked_steps_are_left_out(options, tmp_path):
+    library = keras()
+    layers = library.layers
+    model = library.Sequential(
+        [
+            layers.Input((5,), dtype="int32"),
+            layers.Embedding(9, 4, mask_zero=True),
+            layers.Bidirectional(layers.LSTM(3, return_sequences=True)),
+            layers.GRU(3, **options),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    source = read_keras(tmp_path / "model.keras")
+    words = torch.tensor([[1, 2, 0, 0, 0], [3, 4, 5, 6, 7], [0, 0, 0, 0, 0], [0, 8, 0, 3, 0]])
+    with torch.no_grad():
+        expected = model(words.int(), training=False)
+        found = source.exported.module()(words.int())
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_open_dimensions_stay_open(tmp_path):

@@ -58,7 +58,7 @@ class Calls:
                 if hasattr(layers.Bidirectional, name):
                     replace(layers.Bidirectional, name, _never)
             for owner in (layers.LSTM, layers.GRU, rnn):
-                replace(owner, "inner_loop", self.inner_loop(owner.inner_loop))
+                replace(owner, "inner_loop", self.inner_loop())
             yield
 
     def bidirectional(self, original: Any) -> Any:
@@ -94,11 +94,11 @@ class Calls:
 
         return call
 
-    def inner_loop(self, original: Any) -> Any:
+    def inner_loop(self) -> Any:
         calls = self
 
         def inner_loop(
-            layer: Any, sequences: Tensor, initial_state: Any, mask: Any, training: bool = False
+            layer: Any, sequences: Tensor, initial_state: Any, mask: Any, **_: Any
         ) -> Any:
             weights = calls.weights.get(id(layer))
             why = _why_not(layer) if weights is None else "it is given a mask"
@@ -107,7 +107,7 @@ class Calls:
                     f"layer {layer.name!r} was unrolled over its time steps, which makes it slow: "
                     f"{why}"
                 )
-                return original(layer, sequences, initial_state, mask, training)
+                return _unrolled(layer, sequences, initial_state, mask)
             return _run_recurrent(layer, sequences, initial_state, weights)
 
         return inner_loop
@@ -175,6 +175,37 @@ def _run_recurrent(
     outputs, last = _operator(layer, inputs, states, weights, directions=1)
     final = [state.squeeze(0) for state in last]
     return final[0], outputs, final
+
+
+def _unrolled(
+    layer: Any, sequences: Tensor, initial_state: Any, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Any]:
+    """One step after another, as Keras does it but for its loop, which fixes the number of rows."""
+    tree = keras().tree
+    # Where a step is masked, its output is the one before, and the states stay.
+    output: Tensor | None = None
+    states = list(initial_state)
+    outputs = []
+    times = list(range(sequences.shape[1]))
+    for time in reversed(times) if layer.go_backwards else times:
+        given, after = layer.cell(sequences[:, time], states)
+        after = list(after) if tree.is_nested(after) else [after]
+        if mask is not None:
+            is_step = mask[:, time]
+            before = torch.zeros_like(given) if output is None else output
+            hidden = torch.zeros_like(given) if layer.zero_output_for_mask else before
+            given = _where(is_step, given, hidden)
+            after = tree.map_structure(
+                lambda new, old, is_step=is_step: _where(is_step, new, old), after, states
+            )
+        output, states = given, after
+        outputs.append(given)
+    assert output is not None
+    return output, torch.stack(outputs, dim=1), states
+
+
+def _where(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(rows.reshape(-1, *[1] * (one.dim() - 1)), one, other)
 
 
 def _operator(

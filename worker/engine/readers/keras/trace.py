@@ -49,6 +49,9 @@ def traced(model: Any) -> Traced:
         UnsupportedModelError: It makes more numbers than any honest model does.
     """
     model.trainable = True
+    for layer in model._flatten_layers():  # noqa: SLF001 - layers within layers are not public
+        # A loss, of use in training alone, that divides by the number of rows.
+        layer.activity_regularizer = None
     calls = Calls()
     wrapped = _Wrapped(model, calls)
     exported = _exported(wrapped, calls)
