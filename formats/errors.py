@@ -7,11 +7,11 @@
   x ArchiveTooLarge       file.too_large
   x UnsafeFile            file.unsafe
   * ModelFormatError
-    x NotAnArchive        model.not_an_archive
-    x PickledModule       model.pickled
-    x TorchScriptFile     model.torchscript
-    x UnsupportedProgram  model.unsupported
-    x KerasFileUnreadable  model.not_keras
+    x NotAnArchive           model.not_an_archive
+    x PickledModule          model.pickled
+    x TorchScriptFile        model.torchscript
+    x UnsupportedProgram     model.unsupported
+    x KerasFileUnreadable    model.not_keras
     x UnsupportedKerasModel  model.unsupported_layer
   * DatasetFormatError
     x DatasetUnreadable   dataset.unreadable
