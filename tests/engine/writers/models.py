@@ -165,6 +165,50 @@ def several():
     )
 
 
+def normalized():
+    library = keras()
+    layers = library.layers
+    return library.Sequential(
+        [
+            layers.Input((8, 8, 3), name="image"),
+            layers.Conv2D(8, 3),
+            layers.GroupNormalization(4),
+            layers.PReLU(shared_axes=[1, 2]),
+            layers.Conv2D(6, 3, data_format="channels_last"),
+            layers.LayerNormalization(axis=[1, 2, 3]),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+
+
+def heads():
+    """Attention with fewer keys than queries, and attention written out."""
+    library = keras()
+    layers = library.layers
+    ops = library.ops
+    x = layers.Input((5, 8), name="sequence")
+    y = layers.Dense(16)(x)
+    y = layers.Add()([y, layers.GroupQueryAttention(4, 4, 2)(y, y)])
+    query, key, value = (layers.Reshape((5, 4, 4))(layers.Dense(16)(y)) for _ in range(3))
+    score = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", query, key) * 0.5)
+    mixed = layers.Reshape((5, 16))(ops.einsum("bhqk,bkhd->bqhd", score, value))
+    return library.Model(x, layers.EinsumDense("abc,cd->abd", (None, 2), bias_axes="d")(mixed))
+
+
+def gated():
+    """An encoder that hands its state over, and a gate that is half of a layer."""
+    library = keras()
+    layers = library.layers
+    x = layers.Input((5, 6), name="sequence")
+    y, h, c = layers.LSTM(8, return_sequences=True, return_state=True)(x)
+    y = layers.LSTM(8)(y, initial_state=[h, c])
+    value, gate = library.ops.split(layers.Dense(16)(y), 2, axis=-1)
+    y = layers.Dense(2 * 2 * 6)(value * library.ops.sigmoid(gate))
+    y = library.ops.reshape(y, (-1, 2, 2, 6))
+    return library.Model(x, layers.Conv2D(3, 2)(y))
+
+
 MODELS = (
     mlp,
     cnn,
@@ -177,4 +221,7 @@ MODELS = (
     attention,
     generator,
     several,
+    normalized,
+    heads,
+    gated,
 )

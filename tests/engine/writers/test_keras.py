@@ -145,6 +145,17 @@ def test_layer_that_was_removed_is_named(written, tmp_path):
     assert not (tmp_path / "model.keras").exists()
 
 
+def test_sizes_that_a_graph_spells_out_cannot_be_said(tmp_path):
+    library = keras()
+    layers = library.layers
+    x = layers.Input((6,))
+    model = library.Model(x, layers.Dense(2, name="last")(layers.Dense(16)(x)[:, :6]))
+    model.save(tmp_path / "model.keras")
+    source = read_keras(tmp_path / "model.keras")
+    with pytest.raises(InexpressibleError, match="layer 'last': its kernel would have the shape"):
+        write_keras(pruned(source), source.origin, tmp_path / "smaller.keras")
+
+
 def test_outputs_that_differ_are_not_delivered(written, tmp_path):
     _, source, program, _ = written["mlp"]
     other = program.copy()

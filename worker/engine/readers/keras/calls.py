@@ -52,6 +52,8 @@ class Calls:
 
             replace(layers.BatchNormalization, "call", _batch_norm(layers.BatchNormalization.call))
             replace(layers.LayerNormalization, "call", _layer_norm(layers.LayerNormalization.call))
+            group = layers.GroupNormalization
+            replace(group, "call", _group_norm(group.call))
             replace(layers.Embedding, "call", _embedding)
             replace(layers.Bidirectional, "call", self.bidirectional(layers.Bidirectional.call))
             for name in ("_can_attempt_fused_lstm", "_can_attempt_fused_gru"):
@@ -300,6 +302,27 @@ def _layer_norm(original: Any) -> Any:
             layer.beta.value if layer.beta is not None else None,
             layer.epsilon,
         )
+
+    return call
+
+
+def _group_norm(original: Any) -> Any:
+    def call(layer: Any, inputs: Tensor) -> Any:
+        weights = [value for value in (layer.gamma, layer.beta) if value is not None]
+        is_plain = isinstance(layer.axis, int) and all(
+            each.value.dtype == inputs.dtype for each in weights
+        )
+        if not is_plain:
+            return original(layer, inputs)
+        axis = layer.axis % inputs.dim()
+        normal = functional.group_norm(
+            _moved(inputs, axis, 1),
+            layer.groups,
+            layer.gamma.value if layer.gamma is not None else None,
+            layer.beta.value if layer.beta is not None else None,
+            layer.epsilon,
+        )
+        return _moved(normal, 1, axis)
 
     return call
 

@@ -69,15 +69,26 @@ _BINARY = frozenset(
     {
         aten.add.Tensor,
         aten.sub.Tensor,
-        aten.subtract.Tensor,
         aten.mul.Tensor,
-        aten.multiply.Tensor,
         aten.div.Tensor,
-        aten.divide.Tensor,
         aten.maximum.default,
         aten.minimum.default,
     }
 )
+_OTHER_NAMES = {
+    "absolute": "abs",
+    "clip": "clamp",
+    "divide": "div",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "multiply": "mul",
+    "negative": "neg",
+    "not_equal": "ne",
+    "subtract": "sub",
+    "true_divide": "div",
+}
 _TURNS = (aten.permute.default, aten.transpose.int, aten.t.default, aten.swapaxes.default)
 
 
@@ -91,6 +102,7 @@ def simplified(module: GraphModule) -> dict[str, tuple[int, ...]]:
     _leave_out_checks(graph)
     _leave_out_copies(graph)
     _make_pure(graph)
+    _call_by_one_name(graph)
     _leave_out_copies(graph)
     _join_biases(module)
     _make_linear(module)
@@ -145,6 +157,17 @@ def _make_pure(graph: Graph) -> None:
         node.target = pure
         later = {user for user in target.users if order[user] > order[node]}
         target.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+
+
+def _call_by_one_name(graph: Graph) -> None:
+    """Call operators that have two names by the one that the engine has rules for."""
+    for node in graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
+            continue
+        name = node.target._schema.name.removeprefix("aten::")  # noqa: SLF001
+        if name in _OTHER_NAMES:
+            packet = getattr(aten, _OTHER_NAMES[name])
+            node.target = getattr(packet, node.target._overloadname)  # noqa: SLF001
 
 
 def _join_biases(module: GraphModule) -> None:

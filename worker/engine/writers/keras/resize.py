@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -41,13 +42,18 @@ class Layer:
 
     def conv_groups(self, name: str) -> int:
         """The groups of the convolution that reads a variable; one where none does."""
+        return self.told_by_user(name, "groups") or 1
+
+    def told_by_user(self, name: str, key: str) -> int | None:
+        """A number that the operator which reads a variable is told; None where it is told none."""
         variable = self.change.origin.variables[self.numbers[name]]
         node = self.change.users.get(variable.names[0]) if variable.names else None
-        if node is None or not has_argument(node, "groups"):
-            return 1
-        return int(argument(node, "groups"))
+        if node is None or not has_argument(node, key):
+            return None
+        return int(argument(node, key))
 
 
+aten = torch.ops.aten
 Rule = Callable[[Layer], None]
 
 
@@ -85,6 +91,11 @@ class _Change:
         self.values = values
         self.open_place = open_place
         self.users = _users(program)
+        self.shapes = [
+            program.shape(node)
+            for node in program.graph.nodes
+            if node.target in (aten.reshape.default, aten.view.default)
+        ]
         self.numbers = {id(variable): at for at, variable in enumerate(model.variables)}
 
     def entry(self, entry: dict[str, Any], layer: Any) -> None:
@@ -213,13 +224,36 @@ def _einsum_dense(layer: Layer) -> None:
     ]
 
 
+def _group_norm(layer: Layer) -> None:
+    named = next((name for name in ("gamma", "beta") if name in layer.numbers), None)
+    # -1 is one group for each channel, however many there are.
+    if named is not None and layer.config.get("groups") != -1:
+        told = layer.told_by_user(named, "num_groups")
+        layer.config["groups"] = told or layer.config["groups"]
+
+
 def _reshape(layer: Layer) -> None:
     key = "target_shape" if "target_shape" in layer.config else "newshape"
     shape = list(layer.config[key])
     place = layer.change.open_place
-    if place is not None and -1 not in shape and -len(shape) <= place < len(shape):
-        shape[place] = -1
+    if place is not None and -len(shape) <= place < len(shape):
+        shape[place] = _size_in_graph(layer, shape, place) if -1 in shape else -1
     layer.config[key] = shape
+
+
+def _size_in_graph(layer: Layer, shape: list[int], place: int) -> int:
+    """The size in a place, from where the program makes the same shape but for that place."""
+    place %= len(shape)
+    for found in layer.change.shapes:
+        # The operation names the rows too, the layer does not.
+        sizes = found[len(found) - len(shape) :]
+        is_same = len(sizes) == len(shape) and all(
+            at == place or size == -1 or size == made
+            for at, (size, made) in enumerate(zip(shape, sizes, strict=True))
+        )
+        if is_same:
+            return sizes[place]
+    return shape[place]
 
 
 def _multi_head(layer: Layer) -> None:
@@ -292,6 +326,7 @@ RULES: dict[str, Rule] = {
     "Embedding": _embedding,
     "GRU": _recurrent,
     "GRUCell": _recurrent,
+    "GroupNormalization": _group_norm,
     "GroupQueryAttention": _grouped_query,
     "LSTM": _recurrent,
     "LSTMCell": _recurrent,
