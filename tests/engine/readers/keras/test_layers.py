@@ -88,33 +88,28 @@ def test_names_of_parameters_survive_the_programs_own_format(tmp_path):
     assert names == loaded.state_dict.keys()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"return_sequences": True},
-        {"return_sequences": True, "zero_output_for_mask": True},
-        {"go_backwards": True},
-    ],
-)
-def test_masked_steps_are_left_out(options, tmp_path):
+def test_masked_steps_are_left_out(tmp_path):
     library = keras()
     layers = library.layers
-    model = library.Sequential(
-        [
-            layers.Input((5,), dtype="int32"),
-            layers.Embedding(9, 4, mask_zero=True),
-            layers.Bidirectional(layers.LSTM(3, return_sequences=True)),
-            layers.GRU(3, **options),
-        ]
-    )
+    x = layers.Input((4,), dtype="int32")
+    y = layers.Embedding(9, 4, mask_zero=True)(x)
+    y = layers.SimpleRNN(3, return_sequences=True)(y)
+    outputs = [
+        layers.SimpleRNN(3)(y),
+        layers.SimpleRNN(3, return_sequences=True)(y),
+        layers.SimpleRNN(3, return_sequences=True, zero_output_for_mask=True)(y),
+        layers.GRU(3, go_backwards=True)(y),
+        layers.Bidirectional(layers.LSTM(3, return_sequences=True))(y),
+    ]
+    model = library.Model(x, outputs)
     model.save(tmp_path / "model.keras")
     source = read_keras(tmp_path / "model.keras")
-    words = torch.tensor([[1, 2, 0, 0, 0], [3, 4, 5, 6, 7], [0, 0, 0, 0, 0], [0, 8, 0, 3, 0]])
+    words = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6], [0, 0, 0, 0], [0, 8, 0, 3]]).int()
     with torch.no_grad():
-        expected = model(words.int(), training=False)
-        found = source.exported.module()(words.int())
-    assert torch.allclose(found, expected, atol=1e-6)
+        expected = model(words, training=False)
+        found = source.exported.module()(words)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_open_dimensions_stay_open(tmp_path):
@@ -141,7 +136,7 @@ def test_dimensions_that_become_fixed_are_told(tmp_path):
     told = " ".join(read_keras(tmp_path / "model.keras").warnings)
     assert "unrolled over its time steps" in told
     assert "dimension 1 of input 'sequence'" in told
-    assert "fixed at 32" in told
+    assert "fixed at 16" in told
 
 
 def test_graph_is_convolutions_without_turns_between_them(tmp_path):

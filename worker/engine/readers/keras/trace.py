@@ -23,7 +23,7 @@ from worker.engine.readers.keras.runtime import keras
 
 _ROWS = 2
 # Tried in turn for what has no size of its own: networks that halve an image need a large one.
-_OPEN_SIZES = (32, 128, 256)
+_OPEN_SIZES = (16, 64, 256)
 _MAX_ELEMENTS = 2**31
 _TOLERANCE, _HALF_TOLERANCE, _TINY = 1e-4, 2e-2, 1e-9
 _HALVES = frozenset({"float16", "bfloat16"})
