@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 from formats.checkpoint import inspect_checkpoint
 from formats.errors import FormatError, UnknownFormat
+from formats.keras import inspect_h5, inspect_keras
 from formats.npz import DatasetInfo, inspect_npz
 from formats.onnx import inspect_onnx
 from formats.pt2 import inspect_pt2
@@ -49,6 +50,20 @@ MODEL_FORMATS: dict[str, Format[ModelInfo]] = {
             media_type="application/onnx",
             suffixes=(".onnx", ".zip"),
             inspect=inspect_onnx,
+        ),
+        Format(
+            name="keras",
+            kind="model",
+            media_type="application/vnd.keras",
+            suffixes=(".keras",),
+            inspect=inspect_keras,
+        ),
+        Format(
+            name="h5",
+            kind="model",
+            media_type="application/x-hdf5",
+            suffixes=(".h5", ".hdf5"),
+            inspect=inspect_h5,
         ),
         Format(
             name="saved_model",

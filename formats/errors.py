@@ -7,15 +7,17 @@
   x ArchiveTooLarge       file.too_large
   x UnsafeFile            file.unsafe
   * ModelFormatError
-    x NotAnArchive        model.not_an_archive
-    x PickledModule       model.pickled
-    x TorchScriptFile     model.torchscript
-    x UnsupportedProgram  model.unsupported
-    x NotOnnx             model.not_onnx
-    x ExternalDataMissing model.external_data_missing
-    x NotASavedModel      model.not_a_saved_model
-    x NotACheckpoint      model.not_a_checkpoint
-    x ArchitectureInvalid model.architecture
+    x NotAnArchive           model.not_an_archive
+    x PickledModule          model.pickled
+    x TorchScriptFile        model.torchscript
+    x UnsupportedProgram     model.unsupported
+    x NotOnnx                model.not_onnx
+    x ExternalDataMissing    model.external_data_missing
+    x NotASavedModel         model.not_a_saved_model
+    x KerasFileUnreadable    model.not_keras
+    x UnsupportedKerasModel  model.unsupported_layer
+    x NotACheckpoint         model.not_a_checkpoint
+    x ArchitectureInvalid    model.architecture
   * DatasetFormatError
     x DatasetUnreadable   dataset.unreadable
 
@@ -215,6 +217,26 @@ class ArchitectureInvalid(ModelFormatError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the architecture cannot be taken: {reason}")
+        self.reason = reason
+
+
+class KerasFileUnreadable(ModelFormatError):
+    code = "model.not_keras"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the Keras model cannot be read: {reason}. Make one with: model.save('model.keras')"
+        )
+        self.reason = reason
+
+
+class UnsupportedKerasModel(ModelFormatError):
+    """An honest file may well be like this; what it needs is not available here."""
+
+    code = "model.unsupported_layer"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the Keras model cannot be taken: {reason}")
         self.reason = reason
 
 

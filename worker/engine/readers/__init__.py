@@ -10,6 +10,8 @@ from pkgutil import resolve_name
 from worker.engine.readers.source import Source
 
 READERS: dict[str, str] = {
+    "h5": "worker.engine.readers.keras:read_h5",
+    "keras": "worker.engine.readers.keras:read_keras",
     "onnx": "worker.engine.readers.onnx:read_onnx",
     "pt2": "worker.engine.readers.pt2:read_pt2",
     "saved_model": "worker.engine.readers.saved_model:read_saved_model",

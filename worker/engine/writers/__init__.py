@@ -54,6 +54,12 @@ _PRETRAINED = "worker.engine.readers.architecture.pretrained:PretrainedOrigin"
 
 WRITERS: dict[str, Writer] = {
     "onnx": Writer("worker.engine.writers.onnx", "model.onnx", ("onnxruntime",)),
+    "keras": Writer(
+        "worker.engine.writers.keras",
+        "model.keras",
+        ("keras", "torch"),
+        "worker.engine.readers.keras.origin:KerasOrigin",
+    ),
     "transformers": Writer(
         "worker.engine.writers.pretrained",
         "model.transformers.zip",
@@ -65,6 +71,8 @@ WRITERS: dict[str, Writer] = {
 
 OWN: dict[str, str] = {
     "onnx": "onnx",
+    "keras": "keras",
+    "h5": "keras",
     "saved_model": "onnx",
     "safetensors": "transformers",
 }

@@ -1,0 +1,5 @@
+"""Many short words, as one text."""
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
