@@ -193,7 +193,7 @@ def heads():
     query, key, value = (layers.Reshape((5, 4, 4))(layers.Dense(16)(y)) for _ in range(3))
     score = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", query, key) * 0.5)
     mixed = layers.Reshape((5, 16))(ops.einsum("bhqk,bkhd->bqhd", score, value))
-    return library.Model(x, layers.EinsumDense("abc,cd->abd", (None, 2), bias_axes="d")(mixed))
+    return library.Model(x, layers.EinsumDense("abc,ce->abe", (None, 2), bias_axes="e")(mixed))
 
 
 def gated():

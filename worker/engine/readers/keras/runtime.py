@@ -16,6 +16,8 @@ from worker.engine.errors import UnsupportedModelError
 _BACKEND = "KERAS_BACKEND"
 _HOME = "KERAS_HOME"
 _DEVICE = "KERAS_TORCH_DEVICE"
+# What Keras imports where it is installed: slow, and with files of its own in the user's home.
+_WITHOUT = ("huggingface_hub", "jax", "matplotlib", "tensorflow")
 
 
 def keras() -> Any:
@@ -43,6 +45,9 @@ def _import() -> None:
     before = {name: os.environ.get(name) for name in (_BACKEND, _HOME, _DEVICE)}
     with tempfile.TemporaryDirectory(prefix="secateur-keras-") as home:
         os.environ.update({_BACKEND: "torch", _HOME: home, _DEVICE: "cpu"})
+        absent = [name for name in _WITHOUT if name not in sys.modules]
+        # Python takes what is None here for not installed.
+        sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
         try:
             importlib.import_module("keras")
         except ImportError as error:
@@ -50,6 +55,8 @@ def _import() -> None:
                 "this worker has no Keras: install secateur[keras] on it"
             ) from error
         finally:
+            for name in absent:
+                del sys.modules[name]
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
