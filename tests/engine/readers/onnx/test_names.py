@@ -45,7 +45,7 @@ def test_names_do_not_collide():
 
 
 def test_inputs_have_names_of_variables():
-    given = ["input.1", "x:0", "1", "for", "x_0", "x"]
+    given = ["input.1", "x:0", "1", "for", "x_0", "x", "torch"]
     assert identifiers(given) == {
         "input.1": "input_1",
         "x:0": "x_0",
@@ -53,6 +53,7 @@ def test_inputs_have_names_of_variables():
         "for": "input_for",
         "x_0": "x_0_2",
         "x": "x",
+        "torch": "input_torch",
     }
 
 

@@ -279,3 +279,27 @@ def test_many_numbers_are_a_tensor():
     made = model(nodes, {"x": floats(2, 60)}, constants=constants)
     source = program_of(made)
     _agrees(made, source, floats(2, 60))
+
+
+def test_dimensions_of_one_name_are_one_where_a_table_ends_it():
+    """The exporter takes no shared dimension that may be longer than what is cut to it."""
+    nodes = [
+        node("Shape", "a", "length", start=1, end=2),
+        node("Slice", "table zero length", "part"),
+        node("Add", "a part", "s"),
+        node("ReduceMean", "b last", "m", keepdims=1),
+        node("Mul", "s m", "y"),
+    ]
+    constants = {"table": floats(20), "zero": np.array([0]), "last": np.array([1])}
+    made = model(
+        nodes,
+        {"a": floats(2, 8), "b": floats(2, 8)},
+        constants=constants,
+        shapes={"a": ["batch", "length"], "b": ["batch", "length"]},
+    )
+    source = program_of(made)
+    placeholders = Program.from_exported(source.exported).module.graph.find_nodes(op="placeholder")
+    [first, second] = [list(map(str, n.meta["val"].shape)) for n in placeholders]
+    assert first == second
+    assert _sizes(source) == [(None, None)] * 2
+    assert source.warnings == ()

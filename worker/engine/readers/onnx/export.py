@@ -102,48 +102,79 @@ def _traced(
     module: OnnxModule, inputs: Sequence[Input], given: Sequence[Tensor], dynamic: Set[str]
 ) -> ExportedProgram:
     """The program, with as many dynamic dimensions as the exporter keeps."""
-    attempts = [_by_name(inputs, dynamic)]
-    attempts += [shapes for shapes in (_by_place(inputs, dynamic), None) if shapes not in attempts]
-    refusal: Exception | None = None
-    for shapes in attempts:
-        try:
-            program = _export(module, given, shapes)
-            if any(map(_is_constant_symbol, _input_sizes(program))):
-                # A symbol that stands for one number: to others it would look dynamic.
-                program = _export(module, given, _without(shapes, program))
-        except Exception as error:  # noqa: BLE001 (torch has no base class for what it raises)
-            refusal = error
-        else:
-            return program
-    assert refusal is not None
-    if isinstance(refusal, EngineError):
-        raise refusal
+    shared = _shared(inputs, dynamic)
+    by_name = _shapes(inputs, dynamic, {name: Dim(own) for name, own in shared.items()})
+    by_place = _shapes(inputs, dynamic, {})
+    program = _export(module, given, by_name)
+    if isinstance(program, Exception) and shared:
+        program = _export(module, given, by_place)
+        if isinstance(program, ExportedProgram):
+            # Now it is known how far each goes; with that, those of one name may be one after all.
+            bounds = _bounded(program, inputs, shared)
+            again = _export(module, given, _shapes(inputs, dynamic, bounds)) if bounds else program
+            program = again if isinstance(again, ExportedProgram) else program
+    if isinstance(program, Exception):
+        program = _export(module, given, None)
+    if isinstance(program, ExportedProgram):
+        return program
+    if isinstance(program, EngineError):
+        raise program
+    refusal = program
     said = " ".join(str(refusal).split())[:300]
     raise UnsupportedModelError(
         f"no program can be traced from the model ({type(refusal).__name__}: {said})"
     ) from refusal
 
 
-def _export(module: OnnxModule, given: Sequence[Tensor], shapes: Any) -> ExportedProgram:
-    with torch.no_grad():
+def _export(
+    module: OnnxModule, given: Sequence[Tensor], shapes: Any
+) -> ExportedProgram | Exception:
+    """The program, or what the exporter raises, for which it has no base class."""
+
+    def trace(shapes: Any) -> ExportedProgram:
         return torch.export.export(module, tuple(given), dynamic_shapes=shapes, strict=False)
 
+    try:
+        with torch.no_grad():
+            program = trace(shapes)
+            if any(map(_is_constant_symbol, _input_sizes(program))):
+                # A symbol that stands for one number: to others it would look dynamic.
+                program = trace(_without(shapes, program))
+    except Exception as error:  # noqa: BLE001
+        return error
+    return program
 
-def _by_name(inputs: Sequence[Input], dynamic: Set[str]) -> Any:
-    """One dimension for each name that several have; what has a name alone is left to torch."""
+
+def _shared(inputs: Sequence[Input], dynamic: Set[str]) -> dict[str, str]:
+    """Names that several dimensions have, and ones for them that are of no file.
+
+    These become symbols of formulas. A dimension that has its name alone is left to the exporter.
+    """
     counts = Counter(size for given in inputs for size in given.shape if isinstance(size, str))
     shared = [name for name, count in counts.items() if count > 1 and name in dynamic]
-    # No name of the file: these become symbols of formulas.
-    dims = {name: Dim(f"dim_{at}") for at, name in enumerate(shared)}
-    return _shapes(inputs, dynamic, dims)
+    return {name: f"dim_{at}" for at, name in enumerate(shared)}
 
 
-def _by_place(inputs: Sequence[Input], dynamic: Set[str]) -> Any:
-    """Each dimension for itself: the exporter finds which are the same, and which are fixed."""
-    return _shapes(inputs, dynamic, {})
+def _bounded(
+    program: ExportedProgram, inputs: Sequence[Input], shared: Mapping[str, str]
+) -> dict[str, Any]:
+    """Shared dimensions with the bounds that all who have the name keep."""
+    ranges: dict[str, list[Any]] = {name: [] for name in shared}
+    names = [size for given in inputs for size in given.shape]
+    for name, size in zip(names, _input_sizes(program), strict=True):
+        if name in shared:
+            symbol = None if isinstance(size, int) else size.node.expr
+            ranges[str(name)].append(program.range_constraints.get(symbol))
+    dims = {}
+    for name, found in ranges.items():
+        if all(found):
+            low = max(int(bounds.lower) for bounds in found)
+            high = min(bounds.upper for bounds in found)
+            dims[name] = Dim(shared[name], min=low, max=int(high) if high.is_Integer else None)
+    return dims
 
 
-def _shapes(inputs: Sequence[Input], dynamic: Set[str], dims: dict[str, Any]) -> Any:
+def _shapes(inputs: Sequence[Input], dynamic: Set[str], dims: Mapping[str, Any]) -> Any:
     def dim_of(size: int | str) -> Any:
         return dims.get(str(size), Dim.AUTO) if size in dynamic else Dim.STATIC
 
@@ -152,6 +183,7 @@ def _shapes(inputs: Sequence[Input], dynamic: Set[str], dims: dict[str, Any]) ->
 
 def _without(shapes: Any, program: ExportedProgram) -> Any:
     """The same dynamic dimensions without those that have one size."""
+    assert shapes is not None
     found = iter(_input_sizes(program))
     return tuple(
         [Dim.STATIC if _is_one_size(next(found)) else dim for dim in dims] for dims in shapes

@@ -11,6 +11,8 @@ import torch
 _OTHER = re.compile(r"[^A-Za-z0-9_/:@+ -]")
 _DUNDER = re.compile(r"__.*__")
 _LONGEST = 200
+# What the source of a graph calls by its name.
+_IN_SOURCE = frozenset(("self", "device", "fx_pytree", "math", "operator", "pytree", "torch"))
 
 
 @cache
@@ -65,11 +67,11 @@ def _leads(full: str) -> list[str]:
 
 
 def identifiers(names: Iterable[str], *, default: str = "input") -> dict[str, str]:
-    """A name that a variable can have for each name in a file, each another."""
+    """A name that a variable can have for each name in a file: each another, all of ASCII."""
     found: dict[str, str] = {}
     for name in names:
         plain = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or default
-        if plain[0].isdigit() or keyword.iskeyword(plain) or plain == "self":
+        if plain[0].isdigit() or keyword.iskeyword(plain) or plain.lower() in _IN_SOURCE:
             plain = f"{default}_{plain}"
         own, count = plain, 1
         while own in found.values():
