@@ -27,11 +27,14 @@ RUN python -m venv /opt/venv \
     && pip uninstall --yes secateur
 
 
+# What a worker reads besides pt2, ONNX and Keras. With `tensorflow`, SavedModels too, and 1.6 GB more:
+#   docker build --target worker --build-arg EXTRAS=worker,architectures,tensorflow .
 FROM base AS worker-dependencies
+ARG EXTRAS=worker,architectures
 COPY pyproject.toml constraints.txt LICENSE README.md ./
 COPY secateur/__init__.py secateur/
 RUN python -m venv /opt/venv \
-    && pip install -c constraints.txt '.[worker]' \
+    && pip install -c constraints.txt ".[${EXTRAS}]" \
     && pip uninstall --yes secateur
 
 

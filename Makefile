@@ -3,6 +3,7 @@
 # make serve   bring everything up, and keep it up until Ctrl-C; files are in ./secateur-data
 # make compare prune the demo's network by every criterion and algorithm, and compare (15 minutes)
 # make smallest find the smallest model within one point of the demo's accuracy (a minute)
+# make tensorflow let this machine's worker read TensorFlow's SavedModels, too (1.6 GB)
 # make clean   remove what was installed and built; ./secateur-data stays
 #
 # Nothing is needed but python3 (3.11 or later) and make. The first call installs into ./.venv.
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test serve compare smallest install clean
+.PHONY: demo test serve compare smallest tensorflow install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python examples/digits.py
@@ -27,6 +28,10 @@ compare: $(INSTALLED)
 
 smallest: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python -m benchmarks.smallest
+
+tensorflow: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[tensorflow]'
 
 install: $(INSTALLED)
 

@@ -170,7 +170,7 @@ def test_other_files_are_told_apart(content, error, says, tmp_path):
     ("members", "error", "says"),
     [
         (["a/data.pkl", "a/version"], PickledModule, "pickle"),
-        (["model/archive_format"], KerasFileUnreadable, "something else"),
+        (["model/archive_format"], KerasFileUnreadable, "an exported program of torch"),
         (["x.npy"], KerasFileUnreadable, "NumPy arrays"),
         (["config.json", "model.weights.npz"], UnsupportedKerasModel, "model.weights.h5"),
     ],

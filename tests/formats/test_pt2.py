@@ -277,7 +277,7 @@ def test_half_an_upload_is_refused_as_cut_short(path_of, tmp_path):
 
 def test_unknown_format_is_refused_with_the_known_ones(path_of):
     with pytest.raises(UnknownFormat, match=r"known formats: .*pt2"):
-        inspect_model(path_of("mlp"), "h5")
+        inspect_model(path_of("mlp"), "tflite")
 
 
 def test_checks_bring_neither_torch_nor_numpy_into_the_process():
