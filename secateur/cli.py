@@ -180,12 +180,17 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
         print(json.dumps(found.model_dump(mode="json"), indent=2))
         return
     print(f"Secateur {found.version} at {options.url}")
-    print(f"models: {', '.join(found.model_formats)}; data: {', '.join(found.dataset_formats)}")
+    print(f"data: {', '.join(found.dataset_formats)}")
     print(f"scopes: {', '.join(found.scopes)}; latency: {', '.join(found.latency_modes)}")
     print(f"algorithms: {', '.join(found.algorithms)}")
     print(f"granularities: {', '.join(found.granularities)}")
     print(f"minimize: {', '.join(found.minimize)}")
     tables = {
+        "models": {
+            each.name: f"{each.summary}{'' if each.is_available else ' (no worker is up)'}"
+            for each in found.models
+        },
+        "output formats": {each.name: each.summary for each in found.output_formats},
         "steps": {step.name: step.summary for step in found.steps},
         "budgets": {budget.name: budget.summary for budget in found.budgets},
         "tasks": {task.name: task.summary for task in found.tasks},

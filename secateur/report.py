@@ -57,7 +57,8 @@ class Measurement(Output):
     counts: Counts
     sparsity: float = Field(description="Fraction of the elements of parameters that are zero.")
     file_bytes: int | None = Field(
-        description="Bytes of the saved file; null where none was saved."
+        description="Bytes of the file: of the upload; and of the compressed model in the upload's "
+        "format where it is given in that, else of `model.pt2`. Null where none was saved."
     )
     quality: Quality | None = Field(description="Null without test data.")
     latency: Latency | None = Field(description="Null where not asked for.")

@@ -54,6 +54,23 @@ def test_a_file_without_example_inputs_is_told_how_to_save_them(tmp_path):
     assert "torch.export.export(model, example_inputs)" in str(error)
 
 
+@pytest.mark.parametrize("name", ["else", "graph"])
+def test_a_name_that_no_module_can_have_is_told(tmp_path, name):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.register_parameter(name, nn.Parameter(torch.ones(8)))
+
+        def forward(self, x):
+            return self.second(self.first(x) * self.get_parameter(name))
+
+    error = _fails(tmp_path, torch.export.export(Named().eval(), (ROWS,)))
+    assert isinstance(error, UnreadableModelError)
+    assert "'graph', 'code' or 'meta'" in str(error)
+    assert "such as 'else'" in str(error)
+
+
 class Same(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x

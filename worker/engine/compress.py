@@ -26,7 +26,7 @@ from worker.engine.config import (
     TrainingConfig,
 )
 from worker.engine.data import Rows
-from worker.engine.deliver import Delivered, delivered, wanted
+from worker.engine.deliver import Delivered, comparable, delivered, wanted
 from worker.engine.difference import TOLERANCE, relative_error
 from worker.engine.errors import (
     CountsDifferError,
@@ -119,10 +119,10 @@ class _Run:
         after = self.measured(saved, original, test, counts, stage="evaluating")
         before = self.found.before
         before["file_bytes"] = self.request.model.stat().st_size
-        after["file_bytes"] = self.path("model.pt2").stat().st_size
         timed = self.timed(original, saved)
         safety = self.judged(before, after)
         formats = self.delivered(saved, source)
+        after["file_bytes"] = self.path(comparable(self.request, formats)).stat().st_size
         report = report_of(self.request, self.found, after, safety, timed, formats)
         self.write("report.json", report)
         self.keep_promises(report)

@@ -45,6 +45,12 @@ def wanted(request: Request, source: Source) -> list[str]:
     return [own] if own is not None and WRITERS[own].can_write(source.origin) else []
 
 
+def comparable(request: Request, made: Sequence[Delivered]) -> str:
+    """The file whose size is compared with the upload's: in the upload's format, if it is there."""
+    own = OWN.get(request.model_format)
+    return next((each.file for each in made if each.format == own and each.file), "model.pt2")
+
+
 def delivered(
     names: Sequence[str],
     program: Program,

@@ -108,7 +108,9 @@ class Program:
         """
 
         def fixed(size: int | torch.SymInt) -> int | None:
-            return size if isinstance(size, int) else None
+            # The exporter leaves a symbol in place of a size that it has found to be one number.
+            is_number = isinstance(size, int) or size.node.expr.is_number
+            return int(size) if is_number else None
 
         values = [tensor_value(node) for node in placeholders(self.module)]
         return [value if value is None else tuple(map(fixed, value.shape)) for value in values]
@@ -290,11 +292,11 @@ def _without_weights(module: GraphModule) -> dict[int, Any]:
 def _module_of(exported: ExportedProgram) -> GraphModule:
     try:
         module = exported.module(check_guards=False)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, SyntaxError) as error:
         raise UnreadableModelError(
             f"the program does not become a module ({error}): a submodule, parameter or buffer has "
-            "a name that modules have for themselves, such as 'graph', 'code' or 'meta'; rename "
-            "it and export again"
+            "a name that modules have for themselves, such as 'graph', 'code' or 'meta', or that "
+            "Python has, such as 'else'; rename it and export again"
         ) from error
     assert isinstance(module, GraphModule)
     return module

@@ -66,6 +66,7 @@ def test_it_is_written_when_asked_for_and_computes_the_same(tmp_path):
     assert found["size_bytes"] == file.stat().st_size
     assert found["max_relative_error"] < 1e-5
     assert found["runtime"].startswith("onnxruntime ")
+    assert report["after_recovery"]["file_bytes"] == (output / "model.pt2").stat().st_size
     onnx.checker.check_model(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     program = Program.from_exported(load_program(output / "model.pt2"))
@@ -98,6 +99,7 @@ def test_an_upload_of_onnx_comes_back_with_its_names(tmp_path):
     pruned = onnx.load(output / "model.onnx")
     assert shapes(pruned.graph.input) == {"signal": ["N", 3, "time"]}
     assert shapes(pruned.graph.output) == {"scores": ["N", 4]}
+    assert report["after_recovery"]["file_bytes"] == (output / "model.onnx").stat().st_size
     elements = {each.name: list(each.dims) for each in pruned.graph.initializer}
     assert elements["0.weight"] == [3, 3, 3]
 
