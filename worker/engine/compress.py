@@ -57,7 +57,7 @@ from worker.engine.recovery.remaining import Remaining
 from worker.engine.recovery.setting import NoSnapshots, Setting
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
 from worker.engine.report import report_of
-from worker.engine.safety import SafetyConfig, broken, judged, told, unmeasured
+from worker.engine.safety import Promise, SafetyConfig, broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
 from worker.engine.search.latency import meet_latency
 from worker.engine.search.run import search
@@ -121,11 +121,18 @@ class _Run:
         before["file_bytes"] = self.request.model.stat().st_size
         timed = self.timed(original, saved)
         safety = self.judged(before, after)
-        formats = self.delivered(saved, source)
+        lost = self.lost(before, after)
+        # What is not delivered is not written in other formats either.
+        formats = [] if lost else self.delivered(saved, source)
         after["file_bytes"] = self.path(comparable(self.request, formats)).stat().st_size
         report = report_of(self.request, self.found, after, safety, timed, formats)
         self.write("report.json", report)
-        self.keep_promises(report)
+        if lost:
+            raise PromiseBrokenError(
+                f"{told(lost)}: no model is delivered, the report says all that was measured; "
+                "remove less, recover for longer, or allow more in /safety/max_drop",
+                report,
+            )
         return report
 
     def begun(self, original: Program, test: Rows | None) -> Resumed:
@@ -466,18 +473,10 @@ class _Run:
         found = judged(before["quality"], after["quality"], promises)
         return {"promises": [promise.as_json() for promise in found]}
 
-    def keep_promises(self, report: dict[str, Any]) -> None:
-        """End without a model if more was lost than allowed."""
+    def lost(self, before: dict[str, Any], after: dict[str, Any]) -> list[Promise]:
+        """The promises that are broken: more was lost than allowed."""
         promises = self.request.safety
-        if promises is None:
-            return
-        before, after = (report[when]["quality"] for when in ("before", "after_recovery"))
-        if lost := broken(before, after, promises):
-            raise PromiseBrokenError(
-                f"{told(lost)}: no model is delivered, the report says all that was measured; "
-                "remove less, recover for longer, or allow more in /safety/max_drop",
-                report,
-            )
+        return [] if promises is None else broken(before["quality"], after["quality"], promises)
 
     def timed(self, original: Program, saved: Program) -> Latency | None:
         rounds = self.request.evaluation.latency_rounds
