@@ -65,7 +65,8 @@ def test_no_image_holds_a_secret() -> None:
 
 def test_only_the_worker_installs_pytorch() -> None:
     text = DOCKERFILE.read_text()
-    assert text.count("'.[worker]'") == 1
+    assert text.count('".[${EXTRAS}]"') == 1
+    assert text.count("ARG EXTRAS=worker,architectures") == 1
     assert text.count("'.[service]'") == 1
 
 

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from formats.errors import ExternalDataMissing, NotOnnx
 from tests.engine.readers.onnx.models import floats, held, model, of_one_node, weights
 from worker.engine.errors import QuantizedModelError, UnreadableModelError, UnsupportedModelError
 from worker.engine.readers import read_model
@@ -150,13 +151,13 @@ def test_data_outside_of_the_file_is_refused(tmp_path):
         [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": X}, constants={"w": floats(3, 300)}
     )
     onnx.save(made, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
-    with pytest.raises(UnsupportedModelError, match="'w' is stored outside of the file"):
+    with pytest.raises(ExternalDataMissing, match="elements of tensor 'w' are in another file"):
         read_model(tmp_path / "m.onnx", "onnx")
 
 
 def test_a_file_of_something_else_is_unreadable(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"\xff\xfe no protobuf")
-    with pytest.raises(UnreadableModelError, match="no model of ONNX"):
+    with pytest.raises(NotOnnx, match="none of the kinds of file known here"):
         read_model(tmp_path / "m.onnx", "onnx")
 
 
