@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.format_models import FAMILIES, FORMATS
+from benchmarks.page import put
 from formats import inspect_model
 from formats.errors import FormatError
 from secateur.models import MODEL_FORMATS, ModelFormat
@@ -23,8 +24,6 @@ from worker.engine.compress import compress
 from worker.engine.config import EvaluationConfig, PruneConfig, Request
 from worker.engine.errors import EngineError
 from worker.reads import readable_formats
-
-_BEGIN, _END = "<!-- made by `python -m benchmarks.formats` -->", "<!-- made until here -->"
 
 
 @dataclass
@@ -65,10 +64,7 @@ def main() -> None:
                 table.add(upload, family, cells(upload, family, Path(folder), table))
     print(f"\n{table.markdown()}")
     if arguments.write:
-        page = arguments.write.read_text()
-        before, _, rest = page.partition(_BEGIN)
-        _, _, after = rest.partition(_END)
-        arguments.write.write_text(f"{before}{_BEGIN}\n\n{table.markdown()}\n\n{_END}{after}")
+        put(arguments.write, "python -m benchmarks.formats", [table.markdown()])
 
 
 def cells(upload: str, family: str, folder: Path, table: Table) -> dict[str, str]:

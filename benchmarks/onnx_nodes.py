@@ -22,6 +22,7 @@ import onnx
 import torch
 from onnx import ModelProto, numpy_helper
 
+from benchmarks.page import put
 from worker.engine.errors import EngineError
 from worker.engine.readers.onnx import program_of
 from worker.engine.readers.onnx.operators import ON_HOST, OPERATORS
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names of tests")
     parser.add_argument("--verbose", action="store_true", help="say why each was not passed")
     parser.add_argument("--json", type=Path, help="write outcomes and reasons to this file")
+    parser.add_argument("--write", type=Path, help="put the numbers into this page")
     arguments = parser.parse_args()
     results = run(arguments.only)
     if arguments.verbose:
@@ -61,6 +63,8 @@ def main() -> None:
         found = {"outcomes": results.outcomes, "reasons": results.reasons}
         arguments.json.write_text(json.dumps(found, indent=1))
     print("\n".join(summary(results)))
+    if arguments.write:
+        put(arguments.write, "python -m benchmarks.onnx_nodes", summary(results))
 
 
 def run(patterns: Sequence[str] = ("*",)) -> Results:

@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from benchmarks import ours
 from benchmarks.architecture import Inputs
 from benchmarks.architectures import ARCHITECTURES
+from benchmarks.page import put
 from benchmarks.randomize import randomize
 from worker.engine.program import Program
 from worker.engine.readers.onnx import program_of
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=600.0, help="seconds for each")
     parser.add_argument("--json", type=Path, help="one line of results for each")
     parser.add_argument("--resume", action="store_true", help="keep the rows that --json holds")
-    parser.add_argument("--write", type=Path, help="write the results as Markdown to this file")
+    parser.add_argument("--write", type=Path, help="put the results into this page")
     parser.add_argument("--child", nargs=2, metavar=("NAME", "EXPORTER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -119,7 +120,7 @@ def main() -> None:
                 file.write(json.dumps(asdict(row)) + "\n")
     print("\n" + "\n".join(summary(rows)))
     if arguments.write:
-        arguments.write.write_text("\n".join([*summary(rows), "", *table(rows)]) + "\n")
+        put(arguments.write, "python -m benchmarks.onnx_zoo", [*summary(rows), "", *table(rows)])
 
 
 def _kept(arguments: argparse.Namespace) -> list[Row]:

@@ -146,8 +146,13 @@ def causes(rows: list[Row]) -> dict[str, list[str]]:
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
+_OTHERS = "\n## ONNX\n"
+"""Where what other benchmarks wrote begins."""
+
+
 def write(path: Path, rows: list[Row]) -> None:
-    """Write the page of results."""
+    """Write the page of results; what others wrote at its end stays."""
+    _, mark, others = path.read_text().partition(_OTHERS) if path.exists() else ("", "", "")
     failed = [row for row in rows if not row.passed]
     lines = [
         "# Benchmarks",
@@ -187,7 +192,7 @@ def write(path: Path, rows: list[Row]) -> None:
         *(f"- `{row.name}`: {_plain(row.reason)}" for row in failed),
         *([] if failed else ["None."]),
     ]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n" + mark + others)
 
 
 def _cells(row: Row) -> str:
