@@ -9,6 +9,7 @@ Everything else that such folders hold, as tokenizers and read-me files, is left
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,9 +35,23 @@ _MOST_SHARDS = 1000
 _MOST_CONFIG_BYTES = 2**22
 _INPUT_DTYPES = ("float32", "int64", "bool")
 _MOST_INPUTS = 32
+_MOST_ELEMENTS = 2**26
 
-# What makes transformers look for code, or for files elsewhere.
-_CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "adapter_kwargs")
+# What makes transformers, or the libraries under it, look for code or files elsewhere.
+_FORBIDDEN_KEYS = frozenset(
+    {
+        "adapter_kwargs",
+        "auto_map",
+        "backbone",
+        "backbone_kwargs",
+        "custom_pipelines",
+        "model_args",
+        "trust_remote_code",
+        "use_pretrained_backbone",
+        "use_timm_backbone",
+    }
+)
+_FORBIDDEN_TYPES = ("timm_backbone", "timm_wrapper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,8 @@ class CheckedCheckpoint:
 def inspect_checkpoint(path: Path) -> ModelFacts:
     """Check an archive of weights, and say what is in it.
 
-    The count is that of all floating-point tensors in the file, buffers included.
+    The count is that of all floating-point tensors in the file, buffers included; None for a
+    pickle, which is not looked into.
 
     Raises:
         FormatError: It is no such archive, or not to be read.
@@ -92,7 +108,8 @@ def inspect_checkpoint(path: Path) -> ModelFacts:
     with open_checkpoint(path) as checked:
         count = sum(_elements(tensor) for tensor in checked.tensors if "float" in tensor.dtype)
         inputs = checked.architecture.inputs
-    return ModelFacts(inputs=inputs, outputs=None, parameter_count=count)
+        is_pickled = checked.is_pickled
+    return ModelFacts(inputs, outputs=None, parameter_count=None if is_pickled else count)
 
 
 @contextmanager
@@ -186,12 +203,10 @@ def _architecture(archive: Archive, files: Mapping[str, str]) -> Architecture:
     config = _document(archive, files, CONFIG)
     named = _document(archive, files, ARCHITECTURE)
     if config is not None:
-        for key in _CODE_KEYS:
-            if key in config:
-                raise ArchitectureInvalid(
-                    f"{CONFIG} has the key {key!r}, which is for models with code of their own"
-                )
+        _check_config(config)
         if not isinstance(config.get("model_type"), str):
+            if named is None and isinstance(config.get("architecture"), str):
+                raise ArchitectureInvalid(_of_timm(config["architecture"]))
             config = None  # Another library's: it says nothing here.
     if named is None:
         if config is None:
@@ -200,6 +215,31 @@ def _architecture(archive: Archive, files: Mapping[str, str]) -> Architecture:
             raise NotACheckpoint(f"{known}, without {ARCHITECTURE} and without {CONFIG}")
         return Architecture("transformers", "", {}, None, config)
     return _named(named, config)
+
+
+def _check_config(value: Any) -> None:
+    """Refuse what has code or files looked for, wherever in a configuration it stands."""
+    if isinstance(value, list):
+        for each in value:
+            _check_config(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key in _FORBIDDEN_KEYS and each:
+                raise ArchitectureInvalid(
+                    f"{CONFIG} has {shown(key)}, by which code or weights are looked for "
+                    "elsewhere; export the model where it runs, and upload the .pt2"
+                )
+            if key == "model_type" and each in _FORBIDDEN_TYPES:
+                raise ArchitectureInvalid(
+                    f"{CONFIG} has the model_type {each!r}: name timm's own model in "
+                    f'{ARCHITECTURE}, such as {{"builder": "timm", "name": "resnet18"}}'
+                )
+            _check_config(each)
+
+
+def _of_timm(name: str) -> str:
+    document = json.dumps({"builder": "timm", "name": name[:80].partition(".")[0]})
+    return f"{CONFIG} is timm's: add an {ARCHITECTURE} with {document}"
 
 
 def _named(document: dict[str, Any], config: Mapping[str, Any] | None) -> Architecture:
@@ -211,6 +251,8 @@ def _named(document: dict[str, Any], config: Mapping[str, Any] | None) -> Archit
     builder, name = document.get("builder"), document.get("name", "")
     if builder not in BUILDERS:
         raise ArchitectureInvalid(f"builder is {shown(builder)}, and may be {', '.join(BUILDERS)}")
+    if builder == "transformers" and document.get("arguments"):
+        raise ArchitectureInvalid(f"builder 'transformers' gets no arguments: {CONFIG} has them")
     if not isinstance(name, str) or not (name or builder == "transformers"):
         raise ArchitectureInvalid(f"name is {shown(name)}, and is to be one that {builder} knows")
     if builder == "transformers" and config is None:
@@ -229,8 +271,10 @@ def _named(document: dict[str, Any], config: Mapping[str, Any] | None) -> Archit
 
 def _inputs(given: Any) -> tuple[TensorInfo, ...]:
     if not isinstance(given, list) or not 0 < len(given) <= _MOST_INPUTS:
-        raise ArchitectureInvalid(f"inputs are {shown(given)}, and are to be a list of objects")
-    found = []
+        raise ArchitectureInvalid(
+            f"inputs are {shown(given)}, and are to be a list of 1 to {_MOST_INPUTS} objects"
+        )
+    found: list[TensorInfo] = []
     for each in given:
         match each:
             case {"name": str(name), "shape": [_, *sizes] as shape, **rest} if name.isidentifier():
@@ -245,9 +289,16 @@ def _inputs(given: Any) -> tuple[TensorInfo, ...]:
         if dtype not in _INPUT_DTYPES or rest or not are_sizes or not is_batch:
             raise ArchitectureInvalid(
                 f"input {shown(name)} has the shape {shown(json.dumps(shape))} and the dtype "
-                f"{shown(dtype)}: sizes are numbers, the first may be a text such as 'batch', and "
-                f"dtypes are {', '.join(_INPUT_DTYPES)}"
+                f"{shown(dtype)}: sizes are numbers from 1 to {2**20}, the first may be a text "
+                f"such as 'batch', and dtypes are {', '.join(_INPUT_DTYPES)}"
             )
+        if math.prod(sizes) > _MOST_ELEMENTS:
+            raise ArchitectureInvalid(
+                f"input {shown(name)} has {math.prod(sizes)} elements in a row; at most "
+                f"{_MOST_ELEMENTS}"
+            )
+        if any(each.name == name for each in found):
+            raise ArchitectureInvalid(f"two inputs are called {shown(name)}")
         found.append(TensorInfo(name, dtype, ("batch", *sizes)))
     return tuple(found)
 

@@ -62,7 +62,9 @@ def read_header(name: str, chunks: Iterator[bytes], *, size_bytes: int) -> list[
         raise UnreadableFile(f"the header of {name} is no JSON as it should be ({error})") from None
     if not isinstance(header, dict):
         raise UnreadableFile(f"the header of {name} is {shown(header)}, not an object")
-    header.pop(_METADATA, None)
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise UnreadableFile(f"the metadata of {name} is not an object of texts")
     placed = sorted(
         (_tensor(name, key, entry) for key, entry in header.items()), key=lambda found: found[:2]
     )

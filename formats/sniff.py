@@ -38,7 +38,10 @@ def describe(head: bytes) -> str:
         if head[len(skipped) :].startswith(magic):
             return name
     if head[_LENGTH_BYTES:].startswith(b'{"') and head[_LENGTH_BYTES - 1] == 0:
-        return "a safetensors file (weights alone, without the program)"
+        return (
+            "a safetensors file (weights alone: zip them with architecture.json, and upload that "
+            "with format=safetensors)"
+        )
     # An ONNX model is a protobuf: its version, then the text that names its producer.
     if head.startswith(b"\x08") and head[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
         return "an ONNX model"
@@ -103,6 +106,10 @@ def describe_archive(names: set[str]) -> str:
             "a .pt2 file of torch 2.7 or older, whose weights are pickles: load it with that "
             "version, and save it again with a current one"
         )
+    if "data.pkl" in names:
+        return "a file of torch.save (a pickled state dict or module)"
+    if "config.json" in names and any(name.endswith((".safetensors", ".bin")) for name in names):
+        return "weights with a config.json: upload it with format=safetensors"
     if {"config.json", "model.weights.h5"} <= names:
         return "a Keras model (.keras)"
     if "archive_format" in names:

@@ -25,7 +25,7 @@ class ModelInfo(Protocol):
     """What every check of a model's file finds out.
 
     ``inputs`` and ``outputs`` are None where the file does not tell them before the model is built.
-    ``parameter_count`` counts elements.
+    ``parameter_count`` counts elements; None likewise.
     """
 
     @property
@@ -33,7 +33,7 @@ class ModelInfo(Protocol):
     @property
     def outputs(self) -> tuple[TensorInfo, ...] | None: ...
     @property
-    def parameter_count(self) -> int: ...
+    def parameter_count(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class ModelFacts:
 
     inputs: tuple[TensorInfo, ...] | None
     outputs: tuple[TensorInfo, ...] | None
-    parameter_count: int
+    parameter_count: int | None
 
 
 def bytes_needed(

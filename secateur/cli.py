@@ -18,10 +18,12 @@ from secateur.comparison import comparison_table
 from secateur.errors import JobFailed, SecateurError
 from secateur.grids import ALL
 from secateur.jobs import Job, JobState
+from secateur.models import ModelFormat
 from secateur.options import (
     BUDGETS,
     add_job_options,
     add_model_options,
+    add_output_options,
     add_prune_options,
     add_safety_options,
     add_ways,
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compress(client: Client, options: argparse.Namespace) -> None:
     """Upload, start, follow, download, show."""
-    folder = options.output or Path(f"{options.model.stem}-compressed")
+    folder = options.output or Path(f"{_name_of(options.model)}-compressed")
     with ProgressLine() as line:
         spec = {
             "model_id": _uploaded_model(client, options, line),
@@ -114,7 +116,7 @@ def _fetch(client: Client, job: Job, folder: Path) -> None:
 
 def compare(client: Client, options: argparse.Namespace) -> None:
     """Upload, start a sweep, follow it, write what came out into a folder, show it."""
-    folder = options.output or Path(f"{options.model.stem}-compared")
+    folder = options.output or Path(f"{_name_of(options.model)}-compared")
     with ProgressLine() as line:
         spec = {
             "model_id": _uploaded_model(client, options, line),
@@ -122,7 +124,7 @@ def compare(client: Client, options: argparse.Namespace) -> None:
             "data": _uploaded_data(client, options, line),
             "objective": objective(options),
             "evaluation": evaluation(options),
-            "output_formats": options.to,
+            "output_formats": (),
             "seed": options.seed,
             "label": options.label,
             "run_timeout_s": options.run_timeout,
@@ -203,10 +205,15 @@ def capabilities(client: Client, options: argparse.Namespace) -> None:
             print(f"  {name:<{width}}  {summary}")
 
 
+def _name_of(model: Path) -> str:
+    """A model's file or folder without its suffix, also where it is called `.`."""
+    return model.resolve().name.partition(".")[0] or "model"
+
+
 def _uploaded_model(client: Client, options: argparse.Namespace, line: ProgressLine) -> str:
     return client.upload_model(
         options.model,
-        file_format=options.format,
+        file_format=None if options.format is None else ModelFormat(options.format),
         architecture=options.architecture,
         on_bytes=partial(line.bytes, "model"),
     ).id
@@ -285,6 +292,7 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     add_job_options(command)
     add_safety_options(command)
+    add_output_options(command)
     command.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compressed)"
     )

@@ -13,7 +13,7 @@ import httpx
 from pydantic import BaseModel
 
 from secateur.comparison import Comparison
-from secateur.errors import JobCanceled, JobFailed, WaitTimeout
+from secateur.errors import JobCanceled, JobFailed, UnknownModelFile, WaitTimeout
 from secateur.files import OnBytes, Source, download, source_of
 from secateur.jobs import Artifact, ArtifactList, Job, JobKind, JobPage, JobState, JobSummary
 from secateur.models import Dataset, DatasetFormat, DatasetPage, Model, ModelFormat, ModelPage
@@ -113,11 +113,11 @@ class Client:
             UnknownModelFile: It is no model, as far as names tell.
         """
         if isinstance(content, bytes):
+            if architecture is not None:
+                raise UnknownModelFile(None, "weights in memory are not packed: give their file")
             return self._upload_model(content, file_format or ModelFormat.PT2, on_bytes)
-        if file_format is not None and architecture is None and content.is_file():
-            return self._upload_model(content, file_format, on_bytes)
-        with packed(content, architecture=architecture) as (path, told):
-            return self._upload_model(path, file_format or told, on_bytes)
+        with packed(content, file_format=file_format, architecture=architecture) as (path, told):
+            return self._upload_model(path, told, on_bytes)
 
     def _upload_model(
         self, content: Path | bytes, file_format: ModelFormat, on_bytes: OnBytes | None

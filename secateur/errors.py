@@ -117,9 +117,11 @@ class SparseFileInvalid(SecateurError):
 class UnknownModelFile(SecateurError):
     """Nothing was sent: a file or folder is no model that can be uploaded."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | None, reason: str) -> None:
         self.path = path
+        where = "" if path is None else f"{path}: "
         super().__init__(
-            f"{path}: {reason}; models are .pt2, .onnx, .keras and .h5 files, and folders (or zips "
-            "of folders) of TensorFlow's SavedModel, of transformers, or of ONNX with external data"
+            f"{where}{reason}; models are .pt2, .onnx, .keras and .h5 files, weights with their "
+            "architecture, and folders (or zips of folders) of TensorFlow's SavedModel, of "
+            "transformers, or of ONNX with external data"
         )

@@ -12,6 +12,10 @@ class FailureCode(StrEnum):
 
     MODEL_UNREADABLE = "model.unreadable"
     MODEL_UNSUPPORTED = "model.unsupported"
+    MODEL_UNSUPPORTED_LAYER = "model.unsupported_layer"
+    MODEL_ARCHITECTURE = "model.architecture"
+    MODEL_TORCHSCRIPT = "model.torchscript"
+    MODEL_NOT_KERAS = "model.not_keras"
     MODEL_TRAINING_MODE = "model.training_mode"
     MODEL_QUANTIZED = "model.quantized"
     MODEL_DOES_NOT_RUN = "model.does_not_run"

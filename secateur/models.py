@@ -37,10 +37,10 @@ class ModelFormatInfo:
 MODEL_FORMATS: Mapping[ModelFormat, ModelFormatInfo] = {
     ModelFormat.PT2: ModelFormatInfo("A program of torch.export.save, by torch 2.9 or later."),
     ModelFormat.ONNX: ModelFormatInfo(
-        "ONNX, opset 11 or later; with external data as a zip of the folder."
+        "ONNX, opset 7 or later; with external data as a zip of the folder."
     ),
     ModelFormat.KERAS: ModelFormatInfo("A .keras file of Keras 3, from any backend."),
-    ModelFormat.H5: ModelFormatInfo("A whole model of Keras 2 in one .h5 file."),
+    ModelFormat.H5: ModelFormatInfo("A whole model of Keras 2 or 3 in one .h5 file."),
     ModelFormat.SAVED_MODEL: ModelFormatInfo(
         "A TensorFlow SavedModel, its folder as a zip or tar.",
         "tensorflow",
@@ -82,7 +82,10 @@ class Model(Output):
         description="Null where the file does not tell before the model is built by a job."
     )
     outputs: list[TensorInfo] | None = Field(description="The same.")
-    parameter_count: int
+    parameter_count: int | None = Field(
+        description="Elements of parameters, or of all floating-point tensors where the file does "
+        "not tell them apart; null where it does not tell them at all, as a pickle does not."
+    )
     created_at: datetime
 
 

@@ -71,8 +71,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--format",
-        type=ModelFormat,
-        choices=list(ModelFormat),
+        choices=[each.value for each in ModelFormat],
         help="what the model's file is (default: told by its name)",
     )
     command.add_argument(
@@ -173,6 +172,19 @@ def _promise(text: str) -> tuple[str, float]:
         ) from error
 
 
+def add_output_options(command: argparse.ArgumentParser) -> None:
+    """Add the formats of the result."""
+    command.add_argument(
+        "--to",
+        nargs="+",
+        choices=[each.value for each in OutputFormat],
+        metavar="FORMAT",
+        help="formats of the result besides pt2 and safetensors: "
+        f"{', '.join(each for each in OutputFormat if each not in ALWAYS)} "
+        "(default: the format of the model)",
+    )
+
+
 def existing(text: str) -> Path:
     """A file or folder that is there."""
     path = Path(text)
@@ -183,8 +195,11 @@ def existing(text: str) -> Path:
 
 def architecture(text: str) -> dict[str, Any]:
     """What weights are for: BUILDER/NAME, or a JSON object."""
+    text = text.strip()
     try:
         return document_of(json.loads(text) if text.startswith("{") else text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON: {error}") from error
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -247,16 +262,6 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--compiled", action="store_true", help="measure latency behind torch.compile"
-    )
-    command.add_argument(
-        "--to",
-        nargs="+",
-        type=OutputFormat,
-        choices=list(OutputFormat),
-        metavar="FORMAT",
-        help="formats of the result besides pt2 and safetensors: "
-        f"{', '.join(each for each in OutputFormat if each not in ALWAYS)} "
-        "(default: the format of the model)",
     )
     command.add_argument(
         "--run-timeout",

@@ -45,12 +45,12 @@ OUTPUT_FORMATS: Mapping[OutputFormat, OutputInfo] = {
         frozenset({ModelFormat.KERAS, ModelFormat.H5}),
     ),
     OutputFormat.TRANSFORMERS: OutputInfo(
-        "A zipped folder that from_pretrained loads, where a configuration can say the new sizes.",
+        "A zipped folder that from_pretrained loads, of uploads with transformers' config.json.",
         "model.transformers.zip",
         frozenset({ModelFormat.SAFETENSORS}),
     ),
     OutputFormat.AOTINDUCTOR: OutputInfo(
-        "A package compiled by AOTInductor for the worker's processor or GPU.",
+        "A package compiled by AOTInductor for the worker's processor; needs a C++ compiler there.",
         "model.aotinductor.pt2",
     ),
 }

@@ -58,8 +58,8 @@ class ModelFormatStatus(Output):
     name: str = Field(examples=["saved_model"])
     summary: str
     is_available: bool = Field(
-        description="Whether a worker is up that reads it. Jobs on models of a format that is not "
-        "available are refused; those of formats that every worker reads wait for one."
+        description="Whether a worker is up that reads it. While none is, jobs are refused on "
+        "models of a format that only some workers read; others wait for a worker."
     )
 
 

@@ -41,7 +41,7 @@ def _format_table(formats: Sequence[FormatReport]) -> str:
     rows: list[tuple[str, ...]] = [("format", "file", "bytes", "difference", "ran in")]
     for each in formats:
         if each.file is None:
-            rows.append((each.format, f"none: {each.reason}", "", "", ""))
+            rows.append((each.format, "none, see below", "", "", ""))
         else:
             size, error = _shown(each.size_bytes, _count), f"{each.max_relative_error:.1g}"
             rows.append((each.format, each.file, size, error, each.runtime or _MISSING))

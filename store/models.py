@@ -27,7 +27,7 @@ class Models(Inputs[ModelRow, Model]):
         sha256: str,
         inputs: Sequence[TensorInfo] | None,
         outputs: Sequence[TensorInfo] | None,
-        parameter_count: int,
+        parameter_count: int | None,
         now: datetime,
     ) -> Model:
         """Record a model. The caller holds `sha256` and has looked whether it is there already."""

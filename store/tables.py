@@ -94,7 +94,7 @@ class ModelRow(Base):
     # JSON's null where the file does not tell; the columns themselves are never null.
     inputs: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON, nullable=False)
     outputs: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON, nullable=False)
-    parameter_count: Mapped[int] = mapped_column(BigInteger)
+    parameter_count: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
 

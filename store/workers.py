@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from secateur.models import ModelFormat
@@ -28,8 +29,11 @@ class Workers:
             until: When it will have been heard of again.
         """
         self._session.execute(delete(WorkerRow).where(WorkerRow.alive_until < now))
-        row = WorkerRow(id=worker_id, formats=[each.value for each in formats], alive_until=until)
-        self._session.merge(row)
+        dialect = postgresql if self._session.get_bind().dialect.name == "postgresql" else sqlite
+        told = {"formats": [each.value for each in formats], "alive_until": until}
+        row = dialect.insert(WorkerRow).values(id=worker_id, **told)
+        # One statement: another worker, whose clock is ahead, may be removing the row.
+        self._session.execute(row.on_conflict_do_update(index_elements=["id"], set_=told))
 
     def gone(self, worker_id: str) -> None:
         self._session.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))

@@ -31,7 +31,8 @@ def failure_of(error: BaseException, *, memory_bytes: int) -> Failure:
         case DatasetFormatError():
             return Failure.of(FailureCode.DATA_UNREADABLE, str(error))
         case FormatError():
-            return Failure.of(FailureCode.MODEL_UNREADABLE, str(error))
+            known = {code.value: code for code in FailureCode}
+            return Failure.of(known.get(error.code, FailureCode.MODEL_UNREADABLE), str(error))
         case _:
             return resources.internal()
 

@@ -11,6 +11,7 @@ from worker.attempt import Workplace
 from worker.functions import FUNCTIONS
 from worker.launch import Launcher
 from worker.messages import Messages
+from worker.reads import readable_formats
 from worker.scratch import remove_leftovers
 from worker.settings import WorkerSettings
 from worker.sweep import Sweeper
@@ -32,7 +33,7 @@ class Runtime:
             with read_scope(engine) as session:
                 return Jobs(session).model_format(job_id)
 
-        messages = Messages(app, format_of)
+        messages = Messages(app, format_of, readable_formats())
         self._sweeper = Sweeper(settings, engine, blobs, messages, self._announcer.announce)
         self._launcher = launcher
         self.place = Workplace(

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from store import slots
 from store.blobs import BlobStore
@@ -120,7 +120,8 @@ class Sweeper:
         older_than = timedelta(seconds=self._settings.waiting_s * patience)
         with session_scope(self._engine) as session:
             waiting = Jobs(session).waiting(datetime.now(UTC), older_than=older_than)
-        for job_id in waiting:
+        # Those of other queues are for workers that read them: nobody else would take them.
+        for job_id in filter(self._messages.is_ours, waiting):
             _log.info("%s has waited long: its message is sent again", job_id)
             self._messages.send(job_id)
 
@@ -136,7 +137,7 @@ class Sweeper:
         while not self._closing.is_set():
             try:
                 self.sweep()
-            except OperationalError:
-                # The database is away; the next round is soon.
+            except SQLAlchemyError:
+                # The database is away, or somebody was faster; the next round is soon.
                 _log.exception("the sweep is put off")
             self._closing.wait(self._settings.sweep_s)

@@ -1,4 +1,4 @@
-"""Workers that are up, and the formats of models that they read."""
+"""Workers that are up and what they read; models whose parameters are not counted."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,7 +17,12 @@ def upgrade() -> None:
         sa.Column("alive_until", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
     )
+    with op.batch_alter_table("models") as table:
+        table.alter_column("parameter_count", existing_type=sa.BigInteger, nullable=True)
 
 
 def downgrade() -> None:
+    op.execute("UPDATE models SET parameter_count = 0 WHERE parameter_count IS NULL")
+    with op.batch_alter_table("models") as table:
+        table.alter_column("parameter_count", existing_type=sa.BigInteger, nullable=False)
     op.drop_table("workers")

@@ -13,6 +13,7 @@ from kombu import Queue
 
 from secateur.jobs import JobState
 from secateur.messages import QUEUE, job_channel
+from secateur.models import ModelFormat
 from store.blobs import put
 from store.file_blobs import FileBlobs
 from store.jobs import Jobs
@@ -34,7 +35,7 @@ class Place:
         self.engine = make_engine(self.settings)
         self.blobs = FileBlobs(self.settings.blob_dir)
         self.app = Celery(broker=broker_url, set_as_current=False)
-        self.messages = Messages(self.app, lambda _: None)
+        self.messages = Messages(self.app, lambda _: None, [ModelFormat.PT2])
         self.announced: list[str] = []
         self.sweeper = Sweeper(
             self.settings, self.engine, self.blobs, self.messages, self.announced.append

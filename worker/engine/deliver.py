@@ -1,5 +1,6 @@
 """Give the compressed model in the formats that were asked for, each proved to stand alone."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,11 +13,14 @@ from torch import Tensor
 from worker.engine.config import Request
 from worker.engine.difference import relative_error, tolerance
 from worker.engine.errors import OutputsDifferError
-from worker.engine.inputs import repeated
+from worker.engine.inputs import longer, repeated
 from worker.engine.program import Program
 from worker.engine.readers import Source
 from worker.engine.reload import outputs_in_fresh_process
+from worker.engine.wording import first_line
 from worker.engine.writers import OWN, WRITERS, InexpressibleError, Writer
+
+_log = logging.getLogger(__name__)
 
 _OTHER_ROWS = 3
 """The example inputs have one or two, mostly: a batch that became fixed shows with another."""
@@ -72,17 +76,28 @@ def delivered(
     for number, name in enumerate(names, 1):
         try:
             found.append(_written(name, program, origin, folder))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except (InexpressibleError, OutputsDifferError) as error:
-            (folder / WRITERS[name].file).unlink(missing_ok=True)
-            found.append(Delivered(name, reason=str(error)))
+            found.append(_refused(name, folder, str(error)))
+        except Exception as error:  # noqa: BLE001 - the boundary to other libraries
+            # A writer that is wrong costs a file, and not the job.
+            _log.exception("no %s", name)
+            reason = f"it could not be written ({first_line(error)}); report it with the model"
+            found.append(_refused(name, folder, reason))
         on_progress(number, len(names))
     return found
+
+
+def _refused(name: str, folder: Path, reason: str) -> Delivered:
+    (folder / WRITERS[name].file).unlink(missing_ok=True)
+    return Delivered(name, reason=reason)
 
 
 def _written(name: str, program: Program, origin: object, folder: Path) -> Delivered:
     writer = WRITERS[name]
     if not writer.can_write(origin):
-        raise InexpressibleError(f"the builder of the upload makes nothing that {name} can load")
+        raise InexpressibleError(f"the upload was none that can be given back as {name}")
     path = folder / writer.file
     writer.write(program, origin, path)
     error = _difference(writer, path, program, folder)
@@ -97,10 +112,11 @@ def _written(name: str, program: Program, origin: object, folder: Path) -> Deliv
 
 @torch.no_grad()
 def _difference(writer: Writer, path: Path, program: Program, folder: Path) -> float:
-    """How far the file's outputs are from the program's, on the example inputs and other rows."""
+    """How far the file's outputs are from the program's, on example inputs of several sizes."""
     calls = [program.example_leaves]
     if program.rows_per_call(_OTHER_ROWS) == _OTHER_ROWS:
         calls.append(repeated(program, _OTHER_ROWS))
+    calls += longer(program)
     expected = [output for call in calls for output in program.run(call)]
     tensors = [[leaf for leaf in call if isinstance(leaf, Tensor)] for call in calls]
     found = outputs_in_fresh_process(path, folder, runner=writer.runner, calls=tensors)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from worker.engine.program import Program
+from worker.engine.dynamic import placeholders
+from worker.engine.program import Program, tensor_value
 
 
 def shuffled(examples: list[Any], generator: Generator) -> list[Any]:
@@ -44,6 +45,33 @@ def repeated(program: Program, rows: int) -> list[Any]:
         else leaf
         for leaf, sizes in zip(program.example_leaves, program.input_sizes, strict=True)
     ]
+
+
+@torch.no_grad()
+def longer(program: Program) -> list[list[Any]]:
+    """The example inputs with each dynamic dimension but that of rows twice as long, one by one.
+
+    Those that the program does not take are left out: a size may have to fit others.
+    """
+    values: list[Any] = [tensor_value(node) for node in placeholders(program.module)]
+    symbols: dict[Any, list[tuple[int, int]]] = {}
+    for at, value in enumerate(values):
+        for dim, size in enumerate([] if value is None else value.shape):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                symbols.setdefault(size.node.expr, []).append((at, dim))
+    found = []
+    for places in symbols.values():
+        if any(dim == 0 for _, dim in places):
+            continue
+        leaves = list(program.example_leaves)
+        for at, dim in places:
+            leaves[at] = torch.cat([leaves[at], leaves[at]], dim)
+        try:
+            program.run(leaves)
+        except (RuntimeError, AssertionError, ValueError, IndexError):
+            continue
+        found.append(leaves)
+    return found
 
 
 def drawn(program: Program, generator: Generator, *, rows: int, calls: int) -> Iterator[list[Any]]:

@@ -8,6 +8,7 @@ tensor ``C.I`` is the I-th flat input of the C-th call, and tensor ``N`` the N-t
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,6 +20,7 @@ from torch import Tensor
 from worker.engine.errors import OutputsDifferError
 from worker.engine.load import load_program
 from worker.engine.program import Program
+from worker.engine.wording import first_line
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PT2 = "worker.engine.reload:run_on_examples"
@@ -70,9 +72,9 @@ def outputs_in_fresh_process(
     )
     given.unlink()
     if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise OutputsDifferError(
-            "the saved model does not load or run in a fresh process; its last words: "
-            f"{done.stderr.strip().splitlines()[-1:]}"
+            f"the saved model does not load or run in a fresh process ({said[0]})"
         )
     outputs = load_file(written)
     written.unlink()
@@ -102,8 +104,15 @@ def main(runner: str, model: Path, given: Path, written: Path) -> None:
         calls[-1].append(inputs[name])
     run: Runner = resolve_name(runner)
     outputs = run(model, calls)
-    save_file({str(at): output.contiguous() for at, output in enumerate(outputs)}, written)
+    # Copies: one tensor may be given twice.
+    plain = {str(at): output.contiguous().clone() for at, output in enumerate(outputs)}
+    save_file(plain, written)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:]))
+    try:
+        main(sys.argv[1], *map(Path, sys.argv[2:]))
+    except Exception as failure:  # noqa: BLE001 - the end of the process
+        # The last line is for the user; what comes before it is for the log.
+        traceback.print_exc()
+        sys.exit(first_line(failure))

@@ -27,6 +27,12 @@ def write(program: Program, origin: object, path: Path) -> None:
             f"this worker has no C++ compiler (looked for {', '.join(_COMPILERS)}); compile "
             "model.pt2 yourself with torch._inductor.aoti_compile_and_package"
         )
+    others = [leaf for leaf in program.example_leaves if not isinstance(leaf, Tensor)]
+    if others:
+        raise InexpressibleError(
+            f"the program takes what is no tensor ({others[0]!r:.40}), and its package cannot be "
+            "checked with that"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of the compiler's own workings.

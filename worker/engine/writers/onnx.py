@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir
@@ -13,7 +14,11 @@ from torch import Tensor
 
 from worker.engine.program import Program
 from worker.engine.readers.onnx import Origin
+from worker.engine.wording import first_line
 from worker.engine.writers.inexpressible import InexpressibleError
+
+for name in ("onnxscript", "onnx_ir"):  # They tell of each constant that they leave as it is.
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 _MOST_BYTES = 2**31 - 2**24
 """What one protobuf holds, less what is no weight."""
@@ -42,17 +47,26 @@ def write(program: Program, origin: object, path: Path) -> None:
             ClearMetadataAndDocStringPass()(made.model)
             if isinstance(origin, Origin):
                 _name_as_before(made.model, origin)
+            else:
+                _name_plainly(made.model)
             made.save(path, external_data=False)
     except Exception as error:
         # It has no base class for what it raises on an operator that it does not know.
         raise InexpressibleError(
-            f"torch.onnx.export does not write this program ({_told(error)})"
+            f"torch.onnx.export does not write this program ({first_line(_innermost(error))})"
         ) from error
 
 
 def _name_as_before(model: onnx_ir.Model, origin: Origin) -> None:
     """Give inputs, outputs and dynamic dimensions the names that they had in the upload."""
     inputs, outputs = model.graph.inputs, model.graph.outputs
+    for at, value in enumerate(outputs):
+        if value in inputs or value in outputs[:at]:
+            # One value cannot have two names.
+            copied = onnx_ir.node("Identity", [value])
+            model.graph.append(copied)
+            copied.outputs[0].shape, copied.outputs[0].type = value.shape, value.type
+            outputs[at] = copied.outputs[0]
     inner = [each for node in model.graph for each in node.outputs]
     names = (*(given.name for given in origin.inputs), *origin.outputs)
     for value in (*inner, *model.graph.initializers.values()):
@@ -65,11 +79,38 @@ def _name_as_before(model: onnx_ir.Model, origin: Origin) -> None:
         for dim, before in zip(value.shape or (), given.shape, strict=True):
             if isinstance(dim, onnx_ir.SymbolicDim) and dim.value and isinstance(before, str):
                 symbols.setdefault(dim.value, before)
-    for value in (*inputs, *inner):
+    _rename_dims(model, symbols)
+
+
+def _name_plainly(model: onnx_ir.Model) -> None:
+    """Call rows `batch` in all inputs, and outputs by their number: an exporter's names say little.
+
+    Rows of different inputs are equal in number, whether or not a trace could see that.
+    """
+    outputs = model.graph.outputs
+    taken = {value.name for value in model.graph.inputs}
+    for at, value in enumerate(outputs):
+        name = "output" if len(outputs) == 1 else f"output_{at}"
+        if value not in model.graph.inputs and value not in outputs[:at] and name not in taken:
+            value.name = name
+    rows = {
+        dim.value
+        for value in model.graph.inputs
+        for dim in (value.shape or ())[:1]
+        if isinstance(dim, onnx_ir.SymbolicDim) and dim.value
+    }
+    _rename_dims(model, dict.fromkeys(rows, "batch"))
+
+
+def _rename_dims(model: onnx_ir.Model, names: Mapping[str, str]) -> None:
+    """Rename symbols of dimensions wherever they stand by themselves."""
+    inner = [each for node in model.graph for each in node.outputs]
+    for value in (*model.graph.inputs, *inner):
         if value.shape is not None:
             for at, dim in enumerate(value.shape):
-                if isinstance(dim, onnx_ir.SymbolicDim) and dim.value in symbols:
-                    value.shape[at] = onnx_ir.SymbolicDim(symbols[dim.value])
+                known = names.get(dim.value or "") if isinstance(dim, onnx_ir.SymbolicDim) else None
+                if known is not None:
+                    value.shape[at] = onnx_ir.SymbolicDim(known)
 
 
 def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -87,9 +128,9 @@ def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return found
 
 
-def _told(error: Exception) -> str:
-    """The innermost cause, in a line: the outer ones are reports of many pages."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+def _innermost(error: Exception) -> BaseException:
+    """What an exception came from: the outer ones are reports of many pages."""
+    found: BaseException = error
+    while found.__cause__ is not None:
+        found = found.__cause__
+    return found

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from time import monotonic
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ _Place = tuple[str, int]
 """A weight, and one of its dimensions."""
 
 _LAYER = re.compile(r"(?<=\.)(\d+)(?=\.)")
-_MOST_CANDIDATES = 64
+_MOST_VALUES, _MOST_CANDIDATES, _MOST_SECONDS = 64, 512, 300.0
 # Numbers that are no sizes: probing them changes nothing, or takes long.
 _NOT_SIZES = re.compile(r".*(_id|_token_id|_index|_version|_range|_std|_eps|_prob|dropout).*")
 
@@ -78,7 +79,10 @@ def candidates(
     options = _options(sizes, base, wanted)
     found = False
     reason = _difference(base, wanted)
+    end = monotonic() + _MOST_SECONDS
     for values in product(*options.values()):
+        if monotonic() > end:
+            raise InexpressibleError(f"no configuration was found within {_MOST_SECONDS:.0f} s")
         tried = _with(config, dict(zip(options, values, strict=True)))
         shapes = shapes_of(model_class, tried)
         if shapes is not None and shapes == wanted:
@@ -88,9 +92,9 @@ def candidates(
             reason = _difference(shapes, wanted)
     if not found:
         raise InexpressibleError(
-            f"no configuration of {model_class.__name__} has these shapes: {reason}. Widths that "
-            "one number decides have to stay equal in all layers: prune with scope 'local' and a "
-            "channel_ratio, or exclude what differs"
+            f"no configuration of {model_class.__name__} has these shapes: {reason}. One number "
+            "stands for all layers, and in some families for heads and model alike: prune with "
+            "scope 'local' and a channel_ratio, by another granularity, or exclude what is named"
         )
 
 
@@ -165,9 +169,9 @@ def _options(sizes: list[_Size], base: Shapes, wanted: Shapes) -> dict[tuple[str
             options[size.path] = [*kept, size.value]
     count = 1
     for path, values in options.items():
-        options[path] = values[: max(2, _MOST_CANDIDATES // count)]
+        options[path] = values[: max(2, _MOST_VALUES // count)]
         count *= len(options[path])
-        if count > _MOST_CANDIDATES**2:
+        if count > _MOST_CANDIDATES:
             raise InexpressibleError(
                 "the pruned widths differ between layers, and a configuration has one number for "
                 "all: prune with scope 'local' and a channel_ratio"

@@ -2,6 +2,8 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,29 @@ from worker.engine.readers.architecture.built import Built, Input
 from worker.engine.readers.architecture.offline import import_offline
 from worker.engine.readers.architecture.pretrained import build_transformers
 from worker.engine.readers.architecture.weights import fill, weights_of
+from worker.engine.wording import first_line
 
 _ROWS = 2
-_SIZES = ("num_classes", "image_size", "img_size", "in_chans", "patch_size", "window_size")
+_LARGEST = 100_000
+_NUMBERS = frozenset(
+    {
+        "depth",
+        "embed_dim",
+        "image_size",
+        "img_size",
+        "in_chans",
+        "num_classes",
+        "num_heads",
+        "patch_size",
+        "window_size",
+    }
+)
 ARGUMENTS: dict[str, frozenset[str]] = {
     "torchvision": frozenset(
-        {*_SIZES, "aux_logits", "dropout", "init_weights", "transform_input", "width_mult"}
+        {"aux_logits", "dropout", "image_size", "init_weights", "num_classes", "transform_input"}
+        | {"width_mult"}
     ),
-    "timm": frozenset({*_SIZES, "act_layer", "depth", "embed_dim", "global_pool", "num_heads"}),
+    "timm": _NUMBERS - {"image_size"} | {"act_layer", "global_pool"},
 }
 """What may be said to a builder. Others name files, or weights on other machines."""
 
@@ -32,32 +49,35 @@ def _torchvision(checked: CheckedCheckpoint, folder: Path) -> Built:
     from torchvision import models  # type: ignore[import-untyped]
 
     asked = checked.architecture
-    if asked.name not in models.list_models():
-        raise ArchitectureInvalid(_unknown(asked, models.list_models()))
+    # Those that classify: others would fetch the weights of a part.
+    known = models.list_models(module=models)
+    if asked.name not in known:
+        raise ArchitectureInvalid(_unknown(asked, known))
     module = _made(
         asked, lambda: models.get_model(asked.name, weights=None, **dict(asked.arguments))
     )
-    fill(module, weights_of(checked, folder))
-    side = 299 if "inception" in asked.name else 224
-    return Built(module.eval(), _inputs(asked, (3, side, side)))
+    warnings = fill(module, weights_of(checked, folder))
+    side = asked.arguments.get("image_size", 299 if "inception" in asked.name else 224)
+    return Built(module.eval(), _inputs(asked, (3, side, side)), warnings=warnings)
 
 
 def _timm(checked: CheckedCheckpoint, folder: Path) -> Built:
     import_offline()
     import timm
 
-    asked = checked.architecture
+    # After the dot stands which of timm's own weights, and those are not asked for.
+    asked = replace(checked.architecture, name=checked.architecture.name.partition(".")[0])
     if asked.name not in timm.list_models():
         raise ArchitectureInvalid(_unknown(asked, timm.list_models()))
     module: Any = _made(
         asked, lambda: timm.create_model(asked.name, pretrained=False, **dict(asked.arguments))
     )
-    fill(module, weights_of(checked, folder))
+    warnings = fill(module, weights_of(checked, folder))
     channels, *sides = module.default_cfg["input_size"]
     if side := asked.arguments.get("img_size"):
         sides = [side, side] if isinstance(side, int) else side
     channels = asked.arguments.get("in_chans", channels)
-    return Built(module.eval(), _inputs(asked, (channels, *sides)))
+    return Built(module.eval(), _inputs(asked, (channels, *sides)), warnings=warnings)
 
 
 def _made(asked: Architecture, build: Callable[[], nn.Module]) -> nn.Module:
@@ -67,13 +87,25 @@ def _made(asked: Architecture, build: Callable[[], nn.Module]) -> nn.Module:
             f"{asked.builder} gets no argument {min(unknown)!r} here; it may get "
             f"{', '.join(sorted(ARGUMENTS[asked.builder]))}"
         )
+    for name, value in asked.arguments.items():
+        numbers = value if isinstance(value, list) else [value]
+        if name in _NUMBERS and not (numbers and all(map(_is_size, numbers))):
+            raise ArchitectureInvalid(
+                f"the argument {name} is {value!r}, and is to be a whole number from 1 to "
+                f"{_LARGEST}"
+            )
     try:
         return build()
-    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError) as error:
+    except Exception as error:
+        # Each builder raises what it likes.
         raise UnreadableModelError(
             f"{asked.builder} does not build {asked.name!r} with the arguments "
-            f"{dict(asked.arguments)} ({type(error).__name__}): {str(error)[:200]}"
+            f"{dict(asked.arguments)} ({first_line(error)})"
         ) from error
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _LARGEST
 
 
 def _inputs(asked: Architecture, image: tuple[int, ...]) -> tuple[Input, ...]:
@@ -95,8 +127,7 @@ def given_inputs(asked: Architecture) -> tuple[Input, ...]:
 
 
 def _unknown(asked: Architecture, known: list[str]) -> str:
-    close = [name for name in known if asked.name.lower() in name or name in asked.name.lower()]
-    some = ", ".join(close[:5] or known[:5])
+    some = ", ".join(get_close_matches(asked.name, known, n=5, cutoff=0.3) or known[:5])
     return (
         f"{asked.builder} knows no model {asked.name[:80]!r}; it knows {len(known)}, such as {some}"
     )

@@ -1,14 +1,17 @@
 """A built model as an exported program."""
 
+import inspect
 import warnings
 from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram
 
+from formats.errors import ArchitectureInvalid
 from worker.engine.errors import UnsupportedModelError
 from worker.engine.readers.architecture.built import Built, Input
 from worker.engine.readers.source import Source
+from worker.engine.wording import first_line
 
 
 def exported(built: Built) -> Source:
@@ -17,6 +20,7 @@ def exported(built: Built) -> Source:
     Raises:
         UnsupportedModelError: It does not export.
     """
+    _check_inputs(built)
     told = list(built.warnings)
     inputs = built.inputs
     try:
@@ -35,6 +39,35 @@ def exported(built: Built) -> Source:
         inputs = fewer
     told += _fixed(program, inputs)
     return Source(program, tuple(told), built.origin)
+
+
+@torch.no_grad()
+def _check_inputs(built: Built) -> None:
+    """Run the model once on its inputs.
+
+    Raises:
+        ArchitectureInvalid: It takes nothing of one of the names, or not in that shape.
+    """
+    taken = inspect.signature(built.module.forward).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values())
+    for each in built.inputs:
+        if each.name and each.name not in taken and not takes_any:
+            raise ArchitectureInvalid(
+                f"the model has no input {each.name!r}; it takes {', '.join(taken)}"
+            )
+    positional = [each.example for each in built.inputs if not each.name]
+    named = {each.name: each.example for each in built.inputs if each.name}
+    try:
+        built.module(*positional, **named)
+    except Exception as error:
+        # Whatever a library's model raises on what it does not take.
+        shapes = ", ".join(
+            f"{each.name or 'an image'} {list(each.example.shape)}" for each in built.inputs
+        )
+        raise ArchitectureInvalid(
+            f"the model does not run on {shapes} ({first_line(error)}): say in architecture.json "
+            "what it reads, under inputs"
+        ) from error
 
 
 def _export(built: Built, inputs: tuple[Input, ...]) -> ExportedProgram:
@@ -75,6 +108,6 @@ def _fixed(program: ExportedProgram, inputs: tuple[Input, ...]) -> list[str]:
 
 def _refused(error: Exception) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"torch.export does not take this model ({type(error).__name__}); export it yourself, "
-        "with what it needs, and upload the .pt2"
+        f"torch.export does not take this model ({first_line(error)}); say in architecture.json "
+        "what else it reads (inputs), or export it yourself and upload the .pt2"
     )

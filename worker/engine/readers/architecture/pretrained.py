@@ -19,7 +19,8 @@ from worker.engine.errors import (
     UnsupportedModelError,
 )
 from worker.engine.readers.architecture.built import Built, Input
-from worker.engine.readers.architecture.weights import listed, weights_of
+from worker.engine.readers.architecture.weights import check_floats, listed, weights_of
+from worker.engine.wording import first_line
 
 _ROWS = 2
 _TOKENS = 8
@@ -28,6 +29,9 @@ _ELSEWHERE = frozenset(
     {"attn_implementation", "experts_implementation", "use_kernels", "use_pretrained_backbone"}
 )
 """Keys by which code or weights are looked for on other machines."""
+_CHARACTERS = 128
+_SHAPES = {"input_values": '["batch", 16000]', "input_features": '["batch", 80, 3000]'}
+_ANY_SHAPE = '["batch", 3, 224, 224]'
 _FIRST_TOKEN = 3
 """Numbers below it are often special: padding, begin, end."""
 
@@ -69,6 +73,10 @@ def build_transformers(
     clean.mkdir()
     (clean / "config.json").write_text(json.dumps(config.to_dict(), default=str))
     weights = weights_of(checked, folder)
+    own = _meta_weights(model_class, config)
+    _check_shapes(weights, own)
+    floats = (name for name in weights if name not in own or own[name].is_floating_point())
+    warnings = check_floats(weights, floats)
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     save_file(_unshared(weights), clean / "model.safetensors", metadata={"format": "pt"})
     model = _loaded(model_class, config, clean)
@@ -76,9 +84,6 @@ def build_transformers(
     optional = frozenset() if given else frozenset({"attention_mask"})
     lower = dtypes - {torch.float32}
     kind = str(next(iter(lower or dtypes), torch.float32)).removeprefix("torch.")
-    warnings = (
-        (f"the weights are {kind}: they are pruned and measured as float32",) if lower else ()
-    )
     names = tuple(each.name for each in inputs)
     origin = PretrainedOrigin(class_name, document, kind, names)
     return Built(model, inputs, optional, warnings, origin)
@@ -161,14 +166,44 @@ def _config(model_class: Any, document: dict[str, Any]) -> Any:
         # Each configuration checks itself, and raises what it likes.
         raise ArchitectureInvalid(
             f"{model_class.config_class.__name__} does not take this config.json "
-            f"({type(error).__name__}: {str(error)[:200]})"
+            f"({first_line(error)})"
         ) from error
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0) or 0
+    layers = getattr(_text_config(config), "num_hidden_layers", 0) or 0
     if not isinstance(layers, int) or layers > _MOST_LAYERS:
         raise ArchitectureInvalid(f"config.json has {layers} layers; at most {_MOST_LAYERS}")
     if hasattr(config, "use_cache"):
         config.use_cache = False  # A cache is an input and an output of each call.
     return config
+
+
+def _meta_weights(model_class: Any, config: Any) -> dict[str, Tensor]:
+    """The weights of the class, without memory.
+
+    Raises:
+        ArchitectureInvalid: The configuration builds none.
+    """
+    try:
+        with torch.device("meta"):
+            found: dict[str, Tensor] = model_class(config).state_dict()
+    except Exception as error:
+        # Each class raises what it likes.
+        raise ArchitectureInvalid(
+            f"{model_class.__name__} cannot be built from this config.json ({first_line(error)})"
+        ) from error
+    return found
+
+
+def _check_shapes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    misfits = [
+        f"{name} ({list(tensor.shape)} in the file, {list(own[name].shape)} by config.json)"
+        for name, tensor in weights.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if misfits:
+        raise UnreadableModelError(
+            f"the weights are not those of config.json: {listed(misfits)}; send the one that they "
+            "were saved with"
+        )
 
 
 def _loaded(model_class: Any, config: Any, folder: Path) -> Any:
@@ -187,7 +222,7 @@ def _loaded(model_class: Any, config: Any, folder: Path) -> Any:
         # cannot be built.
         raise UnreadableModelError(
             f"transformers does not load the weights as {model_class.__name__} "
-            f"({type(error).__name__}): {_told(error)}"
+            f"({first_line(error)})"
         ) from error
     problems = [
         f"{what} {listed(names)}"
@@ -205,11 +240,6 @@ def _loaded(model_class: Any, config: Any, folder: Path) -> Any:
     return model.eval()
 
 
-def _told(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:300]
-
-
 def _inputs(model: Any, config: Any) -> tuple[Input, ...]:
     """What a model reads, by its own word for its main input."""
     match model.main_input_name:
@@ -221,17 +251,25 @@ def _inputs(model: Any, config: Any) -> tuple[Input, ...]:
             raise UnsupportedModelError(
                 f"{type(model).__name__} reads {other!r}, in shapes that its configuration does "
                 'not tell: add architecture.json with "builder": "transformers" and "inputs", such '
-                f'as [{{"name": "{other}", "shape": ["batch", 80, 3000]}}]'
+                f'as [{{"name": "{other}", "shape": {_SHAPES.get(other, _ANY_SHAPE)}}}]'
             )
 
 
+def _text_config(config: Any) -> Any:
+    """The part that speaks of text; the whole where there are several, or none."""
+    try:
+        return config.get_text_config()
+    except ValueError:
+        return config
+
+
 def _texts(config: Any) -> tuple[Input, ...]:
-    text = config.get_text_config()
+    vocabulary = getattr(_text_config(config), "vocab_size", None) or _CHARACTERS
     generator = torch.Generator().manual_seed(0)
-    first = min(_FIRST_TOKEN, text.vocab_size - 1)
+    first = min(_FIRST_TOKEN, vocabulary - 1)
 
     def tokens() -> Tensor:
-        return torch.randint(first, text.vocab_size, (_ROWS, _TOKENS), generator=generator)
+        return torch.randint(first, vocabulary, (_ROWS, _TOKENS), generator=generator)
 
     both = (0, 1)
     inputs = [

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from formats.archive import open_archive
 from formats.checkpoint import CheckedCheckpoint
-from worker.engine.errors import UnreadableModelError
+from formats.errors import TorchScriptFile
+from worker.engine.errors import QuantizedModelError, UnreadableModelError
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Under what trainers keep the weights beside their own things."""
 _PARALLEL = "module."
 _SHOWN = 5
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def weights_of(checked: CheckedCheckpoint, folder: Path) -> dict[str, Tensor]:
@@ -36,11 +38,43 @@ def weights_of(checked: CheckedCheckpoint, folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def check_floats(weights: Mapping[str, Tensor], floats: Iterable[str]) -> tuple[str, ...]:
+    """Check that what has to be floats is; give the warnings that follow from their precision.
+
+    Args:
+        weights: By name.
+        floats: The names that are floats in the module.
+
+    Raises:
+        QuantizedModelError: Some are integers, or floats of eight bits.
+    """
+    lower: set[torch.dtype] = set()
+    for name in floats:
+        dtype = weights[name].dtype if name in weights else torch.float32
+        if dtype not in _FLOATS:
+            raise QuantizedModelError(
+                f"{name} is stored as {_plain(dtype)}, and weights are to be "
+                f"{', '.join(map(_plain, _FLOATS))}: upload the float model; pruning comes first, "
+                "quantization after"
+            )
+        lower.add(dtype)
+    kinds = ", ".join(sorted(map(_plain, lower - {torch.float32})))
+    return (f"the weights are {kinds}: they are pruned and measured as float32",) if kinds else ()
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Put weights into a module; floats take the precision of the module.
+
+    Returns:
+        What users should know of it.
 
     Raises:
         UnreadableModelError: A name is missing or unknown, or a shape is another.
+        QuantizedModelError: What has to be floats is not.
     """
     own = module.state_dict()
     problems = []
@@ -60,7 +94,10 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"the weights are not those of the architecture: {'; '.join(problems)}. Name another "
             "architecture, or the arguments that it was built with, such as num_classes"
         )
+    floats = [name for name, tensor in own.items() if tensor.is_floating_point()]
+    warnings = check_floats(weights, floats)
     module.load_state_dict(dict(weights), strict=True)
+    return warnings
 
 
 def listed(names: Iterable[str]) -> str:
@@ -72,8 +109,10 @@ def listed(names: Iterable[str]) -> str:
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
     """A pickled state dict, by the loader that builds nothing but tensors and containers."""
-    with open_archive(path):
-        pass  # Names, sizes and layout are those of a zip that has one reading.
+    with open_archive(path) as archive:  # Of which there is one reading.
+        names = {name.removeprefix(archive.root) for name in archive.members}
+    if "constants.pkl" in names:
+        raise TorchScriptFile
     try:
         found: Any = torch.load(  # noqa: TID251 - restricted, and in a child process
             path, map_location="cpu", weights_only=True, mmap=True
@@ -81,7 +120,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         # It has no base class for what it raises on what it does not build.
         raise UnreadableModelError(
-            "the state dict holds more than tensors, or is damaged: save it with "
+            "the file holds more than tensors, as a pickled module does, or is damaged: save it "
+            "with "
             "torch.save(model.state_dict(), path), or better with "
             "safetensors.torch.save_file(model.state_dict(), path)"
         ) from error
@@ -95,11 +135,19 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         )
     tensors = {name: each for name, each in found.items() if isinstance(each, Tensor)}
     if len(tensors) < len(found) or not all(isinstance(name, str) for name in tensors):
-        others = sorted(str(name) for name in found.keys() - tensors.keys())
+        others = sorted(map(str, found.keys() - tensors.keys())) or sorted(map(str, tensors))
         raise UnreadableModelError(
-            f"the state dict holds what is no tensor: {listed(others)}; save model.state_dict()"
+            f"the state dict holds what is no tensor with a name: {listed(others)}; save "
+            "model.state_dict()"
         )
     if all(name.startswith(_PARALLEL) for name in tensors):  # Of DataParallel.
         tensors = {name.removeprefix(_PARALLEL): each for name, each in tensors.items()}
+    for name, each in tensors.items():
+        # One number may be shown as billions: a copy would be all of them.
+        is_plain = each.layout == torch.strided and not each.is_quantized and not each.is_meta
+        if not is_plain or each.numel() * each.element_size() > each.untyped_storage().nbytes():
+            raise UnreadableModelError(
+                f"{name} is no plain tensor of its own; save the float model's state_dict() again"
+            )
     # Plain tensors: what else a pickle may make of them is left behind.
     return {name: each.detach().clone() for name, each in tensors.items()}

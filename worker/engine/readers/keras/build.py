@@ -13,6 +13,7 @@ import torch
 from formats.errors import UnsafeFile
 from worker.engine.errors import UnreadableModelError
 from worker.engine.readers.keras.runtime import internal, keras
+from worker.engine.wording import first_line
 
 
 def built(config: Mapping[str, Any], *, max_elements: int | None = None) -> Any:
@@ -42,7 +43,7 @@ def built(config: Mapping[str, Any], *, max_elements: int | None = None) -> Any:
         except Exception as error:
             raise UnreadableModelError(
                 f"Keras {library.__version__} cannot build this model ({type(error).__name__}: "
-                f"{_first_line(error)}); load it there, and save it again"
+                f"{first_line(error)}); load it there, and save it again"
             ) from error
     if not model.built:
         raise UnreadableModelError(
@@ -69,14 +70,14 @@ def load_weights(model: Any, path: Path, *, is_whole_model: bool) -> None:
                 internal("saving.saving_lib").load_weights_only(model, str(path))
         except Exception as error:
             raise UnreadableModelError(
-                f"the weights in the file are not those of its model ({_first_line(error)}); save "
+                f"the weights in the file are not those of its model ({first_line(error)}); save "
                 f"it again with Keras {library.__version__}"
             ) from error
     missing = [variable.path for variable in model.variables if _is_untouched(variable)]
     if missing:
         raise UnreadableModelError(
-            f"the file has no weights for {missing[0]}: save it again with Keras "
-            f"{library.__version__}"
+            f"the file has no numbers for {missing[0]}: its weights are missing, or NaN; save the "
+            f"trained model again with Keras {library.__version__}"
         )
 
 
@@ -130,8 +131,3 @@ def any_names() -> Iterator[None]:
 
 def _track_nothing(layer: Any) -> None:
     layer._torch_params = torch.nn.ParameterDict({})  # noqa: SLF001
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0][:200]

@@ -8,6 +8,8 @@ import importlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -41,22 +43,31 @@ def internal(name: str) -> ModuleType:
     return importlib.import_module(f"keras.src.{name}")
 
 
+@contextmanager
+def without_others() -> Iterator[None]:
+    """Have Keras not find what it imports where it is installed, TensorFlow among it."""
+    absent = [name for name in _WITHOUT if name not in sys.modules]
+    # Python takes what is None here for not installed.
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
 def _import() -> None:
     before = {name: os.environ.get(name) for name in (_BACKEND, _HOME, _DEVICE)}
     with tempfile.TemporaryDirectory(prefix="secateur-keras-") as home:
         os.environ.update({_BACKEND: "torch", _HOME: home, _DEVICE: "cpu"})
-        absent = [name for name in _WITHOUT if name not in sys.modules]
-        # Python takes what is None here for not installed.
-        sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
         try:
-            importlib.import_module("keras")
+            with without_others():
+                importlib.import_module("keras")
         except ImportError as error:
             raise UnsupportedModelError(
-                "this worker has no Keras: install secateur[keras] on it"
+                "this worker has no Keras: install secateur[worker] on it"
             ) from error
         finally:
-            for name in absent:
-                del sys.modules[name]
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import onnx
 
+from worker.engine.errors import UnreadableModelError
 from worker.engine.readers.onnx.export import Origin, exported
 from worker.engine.readers.onnx.graph import graph_of
 from worker.engine.readers.onnx_file import read_checked_onnx
 from worker.engine.readers.source import Source
+from worker.engine.wording import first_line
 
 
 def read_onnx(path: Path) -> Source:
@@ -36,7 +38,15 @@ def program_of(model: onnx.ModelProto) -> Source:
             that depends on the values of inputs.
         QuantizedModelError: It is quantized already.
     """
-    return exported(graph_of(model))
+    try:
+        graph = graph_of(model)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # What is left of what no schema of ONNX allows, as an attribute of another kind.
+        raise UnreadableModelError(
+            f"the model's graph is not well formed ({first_line(error)}); see what "
+            "onnx.checker.check_model says of it"
+        ) from error
+    return exported(graph)
 
 
 __all__ = ["Origin", "program_of", "read_onnx"]

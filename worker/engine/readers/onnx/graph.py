@@ -13,6 +13,7 @@ from torch import Tensor
 from worker.engine.errors import UnreadableModelError, UnsupportedModelError
 from worker.engine.readers.onnx.refusals import check_operators, check_opsets
 from worker.engine.readers.onnx.registry import Call, label_of, torch_dtype
+from worker.engine.wording import first_line
 
 _MOST_NODES = 200_000
 
@@ -58,7 +59,11 @@ def graph_of(model: ModelProto) -> Graph:
     constants: dict[str, Tensor] = {}
     _collect(model.graph, nodes, constants)
     computed = [node for node in nodes if not _is_constant(node)]
-    inputs = [given for given in model.graph.input if given.name not in constants]
+    # Files of older versions list initializers among the inputs, whether or not they are read.
+    stored = {initializer.name for initializer in model.graph.initializer}
+    inputs = [given for given in model.graph.input if given.name not in {*constants, *stored}]
+    if not inputs:
+        raise UnreadableModelError("the model has no inputs: it gives the same at every call")
     outputs = [output.name for output in model.graph.output]
     if not outputs:
         raise UnreadableModelError("the model has no outputs")
@@ -107,7 +112,7 @@ def _inlined(model: ModelProto) -> ModelProto:
     except Exception as error:
         # onnx has no base class for what it raises.
         raise UnreadableModelError(
-            f"the model's functions cannot be put in their places ({error})"
+            f"the model's functions cannot be put in their places ({first_line(error)})"
         ) from error
     return made
 
@@ -185,7 +190,9 @@ def _tensor(stored: TensorProto, name: str) -> Tensor:
         array = numpy_helper.to_array(stored).copy()
     except Exception as error:
         # onnx has no base class for what it raises on a tensor that is damaged.
-        raise UnreadableModelError(f"the tensor {name!r} is damaged ({error})") from error
+        raise UnreadableModelError(
+            f"the tensor {name!r} is damaged ({first_line(error)})"
+        ) from error
     if dtype == torch.bfloat16:
         return torch.from_numpy(array.view("uint16")).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engine.difference import relative_error, tolerance
 from worker.engine.errors import EngineError
 from worker.engine.program import Program, attribute
 from worker.engine.readers.keras import KerasOrigin, KerasVariable
 from worker.engine.readers.keras.build import any_names, built
 from worker.engine.readers.keras.layouts import LAYOUTS
-from worker.engine.readers.keras.runtime import keras
+from worker.engine.readers.keras.runtime import keras, without_others
 from worker.engine.readers.keras.trace import input_structure
 from worker.engine.writers.inexpressible import InexpressibleError
 from worker.engine.writers.keras.resize import resized
 
-TOLERANCE = 1e-4
 # Where a size of a reshape follows from the others: the channels, which come last; else the first.
 _OPEN_PLACES = (None, -1, 0, 1, 2)
 
@@ -60,7 +60,7 @@ def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     Only for files that this worker wrote: nothing is checked.
     """
     library = keras()
-    with _quietly(), any_names():
+    with _quietly(), any_names(), without_others():
         model = library.saving.load_model(path, compile=False, safe_mode=True)
         return [output for call in calls for output in _outputs(model, call)]
 
@@ -89,7 +89,7 @@ def _write(
                 f"shape {tuple(variable.shape)}, and has {tuple(value.shape)} now"
             )
         variable.assign(value.reshape(tuple(variable.shape)))
-    with _quietly():
+    with _quietly(), without_others():
         _settle_reshapes(model)
         model.save(written)
     _compare(program, written)
@@ -105,13 +105,11 @@ def _compare(program: Program, written: Path) -> None:
             f"Keras gives outputs of the shapes {[tuple(each.shape) for each in found]}, and the "
             f"program {[tuple(each.shape) for each in expected]}"
         )
-    for ours, theirs in zip(expected, found, strict=True):
-        ours, theirs = ours.double(), theirs.double()
-        error = float((ours - theirs).norm() / ours.norm().clamp_min(1e-12))
-        if not error <= TOLERANCE:
-            raise InexpressibleError(
-                f"Keras gives other outputs than the program (relative difference {error:.2g})"
-            )
+    error = relative_error(found, expected)
+    if not error <= tolerance(program):
+        raise InexpressibleError(
+            f"Keras gives other outputs than the program (relative difference {error:.2g})"
+        )
 
 
 def _outputs(model: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
