@@ -57,7 +57,8 @@ def test_a_folder_is_told_by_what_lies_in_it(tmp_path, expected, zipped):
                 archive.write(root / name, f"top/{name}")
         assert of(tmp_path / "made.zip")[0] == ModelFormat(expected)
     else:
-        assert of(root) == (ModelFormat(expected), FOLDERS[expected])
+        sent = {name: c for name, c in FOLDERS[expected].items() if name != "tokenizer.json"}
+        assert of(root) == (ModelFormat(expected), sent)
 
 
 def test_the_same_folder_is_the_same_bytes(tmp_path):
@@ -91,7 +92,7 @@ def test_weights_are_packed_with_what_they_are_for(tmp_path):
     [
         ("m.safetensors", "say what they are for with --architecture"),
         ("m.pth", "say what they are for with --architecture"),
-        ("m.zip", "its name does not say"),
+        ("m.zip", "the zip is damaged"),
         ("m", "its name does not say"),
     ],
 )
@@ -99,6 +100,51 @@ def test_what_cannot_be_told_is_refused_before_anything_is_sent(tmp_path, name, 
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(UnknownModelFile, match=said):
         of(tmp_path / name)
+
+
+def test_of_a_checkpoint_only_what_it_needs_is_sent(tmp_path):
+    for name in (
+        "config.json",
+        "pytorch_model.bin",
+        "optimizer.pt",
+        "training_args.bin",
+        ".hidden",
+    ):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"x")
+    model_format, members = of(tmp_path)
+    assert model_format is ModelFormat.SAFETENSORS
+    assert members.keys() == {"config.json", "pytorch_model.bin"}
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "weights.bin")
+    with pytest.raises(UnknownModelFile, match=r"it has optimizer.pt, training_args.bin, weights"):
+        of(tmp_path)
+
+
+def test_links_out_of_a_folder_are_not_followed(tmp_path):
+    (tmp_path / "secret").write_bytes(b"s")
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "model.onnx").write_bytes(b"a")
+    (root / "data").symlink_to(tmp_path / "secret")
+    assert of(root)[1] == {"model.onnx": b"a"}
+
+
+def test_what_is_said_of_a_file_has_to_be_possible(tmp_path):
+    weights = tmp_path / "w.pth"
+    weights.write_bytes(b"w")
+    asked = {"architecture": "torchvision/resnet18", "file_format": ModelFormat.ONNX}
+    for given, said in (
+        (asked, "are not onnx"),
+        ({"architecture": "resnet18"}, "like torchvision/resnet18"),
+        ({"architecture": 3}, "'int' object"),
+    ):
+        with pytest.raises(UnknownModelFile, match=said), packed(weights, **given):
+            pass
+    with pytest.raises(UnknownModelFile, match="no such file"), packed(tmp_path / "nothing"):
+        pass
+    with packed(weights, file_format=ModelFormat.PT2) as found:
+        assert found == (weights, ModelFormat.PT2)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -115,12 +115,14 @@ def test_what_is_no_archive_is_named(path):
         ({"builder": "transformers"}, "needs its config.json"),
         ({**RESNET, "code": "x"}, "'code'"),
         ({**RESNET, "arguments": {"x": {"y": 1}}}, "numbers, texts and lists"),
-        ({**RESNET, "inputs": []}, "list of objects"),
+        ({**RESNET, "inputs": []}, "list of 1 to 32 objects"),
         ({**RESNET, "inputs": [{"name": "x y", "shape": [1]}]}, "argument of the model"),
         ({**RESNET, "inputs": [{"name": "x", "shape": ["b", 2**30]}]}, "sizes are numbers"),
         ({**RESNET, "inputs": [{"name": "x", "shape": ["b", "c"]}]}, "sizes are numbers"),
         ({**RESNET, "inputs": [{"name": "x", "shape": [1], "dtype": "o"}]}, "'o'"),
         ({**RESNET, "inputs": [{"name": "x", "shape": [1], "more": 1}]}, "sizes are numbers"),
+        ({**RESNET, "inputs": [{"name": "x", "shape": [1, 2**20, 2**20]}]}, "elements in a row"),
+        ({**RESNET, "inputs": [{"name": "x", "shape": [1]}] * 2}, "two inputs are called 'x'"),
     ],
 )
 def test_architectures_that_say_something_else_are_refused(path, document, said):
@@ -130,10 +132,36 @@ def test_architectures_that_say_something_else_are_refused(path, document, said)
     assert said in error.detail
 
 
-def test_a_configuration_with_code_of_its_own_is_refused(path):
-    config = {**BERT, "auto_map": {"AutoModel": "modeling.Mine"}}
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"auto_map": {"AutoModel": "modeling.Mine"}}, "'auto_map'"),
+        ({"text_config": [{"auto_map": {"AutoModel": "modeling.Mine"}}]}, "'auto_map'"),
+        ({"model_type": "timm_wrapper", "architecture": "resnet18"}, "'timm_wrapper'"),
+        ({"backbone_config": {"model_type": "timm_backbone"}}, "'timm_backbone'"),
+        ({"model_args": {"checkpoint_path": "/etc/shadow"}}, "'model_args'"),
+        ({"backbone": "/etc", "use_pretrained_backbone": True}, "looked for elsewhere"),
+        ({"backbone_kwargs": {"checkpoint_path": "/etc/shadow"}}, "'backbone_kwargs'"),
+    ],
+)
+def test_a_configuration_that_has_code_or_files_looked_for_is_refused(path, config, said):
+    """transformers hands some of them to timm, which opens what they name."""
+    write(path, w__safetensors=safetensors(WEIGHT), config__json={**BERT, **config})
+    error = refusal(path)
+    assert error.code == "model.architecture"
+    assert said in error.detail
+
+
+def test_keys_that_name_nothing_are_taken(path):
+    config = {**BERT, "backbone": None, "use_timm_backbone": False}
     write(path, w__safetensors=safetensors(WEIGHT), config__json=config)
-    assert "'auto_map'" in refusal(path).detail
+    assert inspect_model(path, "safetensors").parameter_count == 6
+
+
+def test_a_folder_of_timm_is_told_what_to_add(path):
+    config = {"architecture": "resnet18.a1_in1k", "num_classes": 1000}
+    write(path, w__safetensors=safetensors(WEIGHT), config__json=config)
+    assert '{"builder": "timm", "name": "resnet18"}' in refusal(path).detail
 
 
 @pytest.mark.parametrize(
@@ -152,6 +180,8 @@ def test_a_configuration_with_code_of_its_own_is_refused(path):
         (safetensors({"w\n": ("F32", [1], bytes(4))}), "file.unsafe", "called"),
         (safetensors({}, header={"w": {"dtype": "F32"}}), "file.unreadable", "described"),
         (safetensors({}, header={"w": []}), "file.unreadable", "described"),
+        (safetensors({}, header={"__metadata__": {"a": 1}}), "file.unreadable", "metadata"),
+        (safetensors({}, header={"__metadata__": [1]}), "file.unreadable", "metadata"),
     ],
 )
 def test_headers_that_do_not_describe_the_bytes_are_refused(path, content, code, said):

@@ -125,7 +125,8 @@ def test_weights_that_transformers_misses_are_named(path, tmp_path):
         ({"model_type": "mine", "architectures": None}, "'mine' has none"),
         ({"hidden_size": "large"}, "does not take this config.json"),
         ({"num_hidden_layers": 10**9}, "1000000000 layers"),
-        ({"hidden_size": 2**40}, "does not load the weights"),
+        ({"hidden_size": 2**40}, "cannot be built from this config.json"),
+        ({"hidden_size": 48}, "([32] in the file, [48] by config.json)"),
         ({"quantization_config": {}}, "already quantized"),
     ],
 )
@@ -140,13 +141,61 @@ def test_configurations_that_cannot_be_built_are_refused(path, tmp_path, changes
     [
         ({"name": "resnet0"}, "knows no model 'resnet0'"),
         ({"arguments": {"weights": "DEFAULT"}}, "gets no argument 'weights'"),
-        ({"arguments": {"num_classes": "many"}}, "does not build 'squeezenet1_1'"),
-        ({"inputs": [{"name": "y", "shape": [2, 3, 32, 32]}]}, "torch.export does not take"),
+        ({"arguments": {"num_classes": "many"}}, "is 'many', and is to be a whole number"),
+        ({"arguments": {"num_classes": 0}}, "is 0, and is to be a whole number"),
+        ({"arguments": {"image_size": 10**9}}, "from 1 to 100000"),
+        (
+            {"inputs": [{"name": "y", "shape": [2, 3, 32, 32]}]},
+            "has no input 'y'; it takes x",
+        ),
+        (
+            {"inputs": [{"name": "x", "shape": [2, 1, 32, 32]}]},
+            "does not run on x of [2, 1, 32, 32]",
+        ),
+        ({"name": "fcn_resnet50"}, "knows no model 'fcn_resnet50'"),
         ({"builder": "timm", "name": "hf-hub:mine/model"}, "knows no model 'hf-hub:mine/model'"),
     ],
 )
 def test_builders_make_what_they_list_alone(path, document, said):
     assert said in refusal(torchvision_archive(path, **document))
+
+
+def test_a_tag_of_timms_weights_is_not_asked_for(path):
+    document = {"builder": "timm", "name": "test_convnext.some_tag", "inputs": []}
+    document.pop("inputs")
+    assert "the file lacks" in refusal(torchvision_archive(path, **document, arguments={}))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn])
+def test_weights_that_are_no_floats_are_no_weights(path, tmp_path, dtype):
+    transformers_archive(tmp_path / "whole.zip", "bert")
+    weights = load((tmp_path / "whole-folder" / "model.safetensors").read_bytes())
+    weights["classifier.weight"] = weights["classifier.weight"].to(dtype)
+    file = io.BytesIO()
+    torch.save(weights, file)
+    config = json.loads((tmp_path / "whole-folder" / "config.json").read_text())
+    write(path, pytorch_model__bin=file.getvalue(), config__json=config)
+    assert "classifier.weight is stored as" in refusal(path)
+
+
+def test_a_number_shown_as_billions_is_not_copied(path):
+    file = io.BytesIO()
+    torch.save({"weight": torch.zeros(1).expand(2**40)}, file)
+    document = {"builder": "torchvision", "name": "squeezenet1_1"}
+    write(path, w__pth=file.getvalue(), architecture__json=document)
+    assert "weight is no plain tensor of its own" in refusal(path)
+
+
+def test_a_pickled_module_and_torchscript_are_no_weights(path):
+    document = {"builder": "torchvision", "name": "squeezenet1_1"}
+    for write_to, said in (
+        (lambda module, file: torch.save(module, file), "as a pickled module does"),
+        (lambda module, file: torch.jit.save(torch.jit.script(module), file), "TorchScript"),
+    ):
+        file = io.BytesIO()
+        write_to(torch.nn.Linear(2, 2), file)
+        write(path, w__pth=file.getvalue(), architecture__json=document)
+        assert said in refusal(path)
 
 
 def test_a_worker_without_the_library_says_what_to_do(path, monkeypatch):

@@ -59,4 +59,4 @@ def test_a_worker_without_a_compiler_gives_the_reason(tmp_path, monkeypatch):
 
 def test_a_format_of_another_upload_has_a_reason(tmp_path):
     [found] = delivered(["transformers"], program(), None, tmp_path, lambda *_: None)
-    assert "makes nothing that transformers can load" in found.reason
+    assert "none that can be given back as transformers" in found.reason

@@ -132,6 +132,82 @@ def test_what_the_exporter_does_not_know_is_named(tmp_path):
     assert "i0" in report["formats"][0]["reason"]
 
 
+class Twice(nn.Module):
+    """Gives a tensor twice, and an input as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.second(self.first(x).relu())
+        return y, y, x
+
+
+@pytest.mark.parametrize("outputs", [(), ("y", "y", "x"), ("y", "z", "w")])
+def test_one_tensor_may_be_given_under_several_names(tmp_path, outputs):
+    torch.manual_seed(0)
+    program = torch.export.export(
+        Twice().eval(), (torch.randn(2, 4),), dynamic_shapes=({0: torch.export.Dim("rows")},)
+    )
+    path = tmp_path / "model.pt2"
+    if outputs:
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Gemm", ["x", "first"], ["h"], transB=1),
+             onnx.helper.make_node("Relu", ["h"], ["r"]),
+             onnx.helper.make_node("Gemm", ["r", "v"], ["y"], transB=1),
+             onnx.helper.make_node("Identity", ["y"], ["z"]),
+             onnx.helper.make_node("Identity", ["x"], ["w"])],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", 1, ["n", 4])],
+            [onnx.helper.make_tensor_value_info(name, 1, None) for name in outputs],
+            [onnx.numpy_helper.from_array(torch.randn(8, 4).numpy(), "first"),
+             onnx.numpy_helper.from_array(torch.randn(3, 8).numpy(), "v")],
+        )  # fmt: skip
+        path = tmp_path / "model.onnx"
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+        path.write_bytes(model.SerializeToString())
+    else:
+        torch.export.save(program, path)
+    asked = {"model_format": "onnx"} if outputs else {"output_formats": ("onnx",)}
+    output, report = run(path, tmp_path, **asked)
+    assert report["formats"][0]["reason"] is None
+    session = onnxruntime.InferenceSession(output / "model.onnx")
+    x = torch.randn(3, 4).numpy()
+    one, other, same = session.run(None, {session.get_inputs()[0].name: x})
+    assert (one == other).all()
+    assert (same == x).all()
+
+
+def test_a_writer_that_fails_costs_a_file_and_not_the_job(tmp_path, monkeypatch):
+    def broken(program, origin, path):
+        path.write_bytes(b"half")
+        raise ZeroDivisionError("in /secret/place")
+
+    monkeypatch.setattr(writer, "write", broken)
+    torch.export.save(exported(), tmp_path / "model.pt2")
+    output, report = run(tmp_path / "model.pt2", tmp_path, output_formats=("onnx",))
+    assert report["formats"][0]["reason"] == (
+        "it could not be written (ZeroDivisionError: in ...); report it with the model"
+    )
+    assert not (output / "model.onnx").exists()
+
+
+def test_a_length_that_became_fixed_is_found_out(tmp_path, monkeypatch):
+    """The example has nine steps, and the program takes any number."""
+    write = writer.write
+
+    def fixed(program, origin, path):
+        leaves = (program.example_leaves[0],)
+        write(Program.from_exported(torch.export.export(program.module, leaves)), origin, path)
+
+    monkeypatch.setattr(writer, "write", fixed)
+    monkeypatch.setattr("worker.engine.deliver._OTHER_ROWS", 2)
+    torch.export.save(exported(), tmp_path / "model.pt2")
+    _, report = run(tmp_path / "model.pt2", tmp_path, output_formats=("onnx",))
+    assert "does not load or run in a fresh process" in report["formats"][0]["reason"]
+
+
 def test_other_outputs_are_not_delivered(tmp_path, monkeypatch):
     """A writer that is wrong is found out by the process that runs its file."""
     write = writer.write

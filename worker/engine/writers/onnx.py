@@ -60,19 +60,26 @@ def write(program: Program, origin: object, path: Path) -> None:
 def _name_as_before(model: onnx_ir.Model, origin: Origin) -> None:
     """Give inputs, outputs and dynamic dimensions the names that they had in the upload."""
     inputs, outputs = model.graph.inputs, model.graph.outputs
-    for at, value in enumerate(outputs):
-        if value in inputs or value in outputs[:at]:
+    inner = [each for node in model.graph for each in node.outputs]
+    # Nor can two values have one, though some files say so.
+    told = [
+        f"{name}_{at}" if name in origin.outputs[:at] else name
+        for at, name in enumerate(origin.outputs)
+    ]
+    names = (*(given.name for given in origin.inputs), *told)
+    for value in (*inner, *model.graph.initializers.values()):
+        if value.name in names:
+            value.name = f"{value.name}_inner"
+    named: dict[onnx_ir.Value, str] = {}
+    for at, (value, name) in enumerate(zip((*inputs, *outputs), names, strict=True)):
+        if named.setdefault(value, name) != name:
             # One value cannot have two names.
             copied = onnx_ir.node("Identity", [value])
             model.graph.append(copied)
             copied.outputs[0].shape, copied.outputs[0].type = value.shape, value.type
-            outputs[at] = copied.outputs[0]
-    inner = [each for node in model.graph for each in node.outputs]
-    names = (*(given.name for given in origin.inputs), *origin.outputs)
-    for value in (*inner, *model.graph.initializers.values()):
-        if value.name in names:
-            value.name = f"{value.name}_inner"
-    for value, name in zip((*inputs, *outputs), names, strict=True):
+            outputs[at - len(inputs)] = copied.outputs[0]
+            named[copied.outputs[0]] = name
+    for value, name in named.items():
         value.name = name
     symbols: dict[str, str] = {}
     for value, given in zip(inputs, origin.inputs, strict=True):

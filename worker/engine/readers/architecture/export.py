@@ -62,7 +62,7 @@ def _check_inputs(built: Built) -> None:
     except Exception as error:
         # Whatever a library's model raises on what it does not take.
         shapes = ", ".join(
-            f"{each.name or 'an image'} {list(each.example.shape)}" for each in built.inputs
+            f"{each.name or 'an image'} of {list(each.example.shape)}" for each in built.inputs
         )
         raise ArchitectureInvalid(
             f"the model does not run on {shapes} ({first_line(error)}): say in architecture.json "
