@@ -61,12 +61,10 @@ def _name_as_before(model: onnx_ir.Model, origin: Origin) -> None:
     """Give inputs, outputs and dynamic dimensions the names that they had in the upload."""
     inputs, outputs = model.graph.inputs, model.graph.outputs
     inner = [each for node in model.graph for each in node.outputs]
-    # Nor can two values have one, though some files say so.
-    told = [
-        f"{name}_{at}" if name in origin.outputs[:at] else name
-        for at, name in enumerate(origin.outputs)
-    ]
-    names = (*(given.name for given in origin.inputs), *told)
+    names = [given.name for given in origin.inputs]
+    for at, name in enumerate(origin.outputs):
+        # Nor can two values have one, though some files say so.
+        names.append(f"{name}_{at}" if name in names else name)
     for value in (*inner, *model.graph.initializers.values()):
         if value.name in names:
             value.name = f"{value.name}_inner"
