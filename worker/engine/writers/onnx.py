@@ -18,7 +18,7 @@ from worker.engine.wording import first_line
 from worker.engine.writers.inexpressible import InexpressibleError
 
 for name in ("onnxscript", "onnx_ir"):  # They tell of each constant that they leave as it is.
-    logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 _MOST_BYTES = 2**31 - 2**24
 """What one protobuf holds, less what is no weight."""
