@@ -231,4 +231,4 @@ def test_weights_of_another_architecture_end_the_job_with_their_names(
     with pytest.raises(JobFailed) as error:
         client.wait(job)
     assert error.value.failure.code is FailureCode.MODEL_UNREADABLE
-    assert "BertForSequenceClassification" in error.value.failure.detail
+    assert "[48] by config.json" in error.value.failure.detail

@@ -194,3 +194,34 @@ def test_sparse_initializers_are_refused():
     made.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [3]))
     with pytest.raises(UnsupportedModelError, match="sparse initializers"):
         program_of(made)
+
+
+def test_a_model_without_inputs_is_refused(tmp_path):
+    made = model([helper.make_node("Relu", ["w"], ["y"])], {}, constants={"w": floats(3, 4)})
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 4]))
+    onnx.save(made, tmp_path / "m.onnx")
+    with pytest.raises(UnreadableModelError, match="no inputs"):
+        read_model(tmp_path / "m.onnx", "onnx")
+
+
+def test_a_size_of_zero_is_one_that_nobody_knew():
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": X}, constants={"w": floats(3, 4)}
+    )
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+    found = program_of(made).exported
+    [x] = [node for node in found.graph.find_nodes(op="placeholder") if node.name == "x"]
+    assert not isinstance(x.meta["val"].shape[0], int)
+
+
+def test_an_initializer_that_nobody_reads_is_no_input():
+    """Files of old versions list all of them among the inputs."""
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": X},
+        constants={"w": floats(3, 4), "unread": floats(2, 2)},
+    )
+    for name, shape in (("w", [3, 4]), ("unread", [2, 2])):
+        made.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    found = program_of(made).exported
+    assert found.graph_signature.user_inputs == ("x",)

@@ -17,11 +17,15 @@ def read_onnx(path: Path) -> Source:
 
     Raises:
         FormatError: The file is not one that a library should see.
-        UnreadableModelError: It is no model of ONNX, or one that is not well formed.
+        UnreadableModelError: It is no model of ONNX, one that is not well formed, or without
+            inputs.
         UnsupportedModelError: It has operators, versions or types that are not known.
         QuantizedModelError: It is quantized already.
     """
-    return program_of(read_checked_onnx(path))
+    source = program_of(read_checked_onnx(path))
+    if not source.exported.graph_signature.user_inputs:
+        raise UnreadableModelError("the model has no inputs: it gives the same at every call")
+    return source
 
 
 def program_of(model: onnx.ModelProto) -> Source:

@@ -62,8 +62,6 @@ def graph_of(model: ModelProto) -> Graph:
     # Files of older versions list initializers among the inputs, whether or not they are read.
     stored = {initializer.name for initializer in model.graph.initializer}
     inputs = [given for given in model.graph.input if given.name not in {*constants, *stored}]
-    if not inputs:
-        raise UnreadableModelError("the model has no inputs: it gives the same at every call")
     outputs = [output.name for output in model.graph.output]
     if not outputs:
         raise UnreadableModelError("the model has no outputs")
