@@ -9,6 +9,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from textwrap import shorten
 from time import perf_counter
 from typing import Any
 
@@ -343,7 +345,9 @@ def table(rows: list[Row]) -> list[str]:
     lines = [head, "|---|---|--:|--:|--:|--:|---|---|"]
     for row in rows:
         error = "" if row.error is None else f"{row.error:.1e}"
-        result = row.failure.replace("|", "/").replace("<", "&lt;")[:200] or row.outcome
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", row.failure)
+        plain = plain.replace("|", "/").replace("<", "&lt;")
+        result = shorten(plain, 160, placeholder=" ...") or row.outcome
         lines.append(
             f"| `{row.name}` | {row.exporter} | {row.nodes} | {error} "
             f"| {row.dynamic - row.fixed} of {row.dynamic} | {row.removed:.0f}% | {row.exact} "

@@ -62,8 +62,9 @@ def _input(info: onnx.ValueInfoProto) -> Input:
         )
     shape: list[int | str] = []
     for at, size in enumerate(tensor.shape.dim):
-        # Some exporters write 0 or -1 for a size that they do not know.
-        if size.HasField("dim_value") and size.dim_value > 0:
+        # Some exporters write 0 or -1 for a number of rows that they do not know.
+        is_rows = at == 0 and len(tensor.shape.dim) > 1
+        if size.HasField("dim_value") and size.dim_value >= (1 if is_rows else 0):
             shape.append(size.dim_value)
         elif size.dim_param:
             shape.append(size.dim_param)
