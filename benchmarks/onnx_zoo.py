@@ -280,6 +280,8 @@ def _errors(
     names = [given.name for given in stored.graph.input if given.name not in constants]
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     given = dict(zip(names, leaves, strict=False)) | {n: t for n, t in kwargs.items() if n in names}
+    if unknown := [name for name in names if name not in given]:
+        raise ValueError(f"the exporter made inputs of what the model has none for: {unknown}")
     ordered = [given[name] for name in names]
     wanted = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
     module = exported.module(check_guards=False)

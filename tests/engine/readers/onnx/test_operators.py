@@ -242,6 +242,8 @@ CASES = [
     case("Col2Im", floats(1, 8, 9), held([3, 4]), held([2, 2]), pads=[0, 0, 1, 0]),
     case("Gather", X, np.array([[2, 0], [1, -1]]), axis=1),
     case("Gather", weights(7, 4), np.array([[6, 0], [1, 2]])),
+    case("Gather", X, np.array(1), axis=1),
+    case("Gather", X, np.array(-1), axis=1),
     case("Gather", X, held(-1), axis=1),
     case("Gather", X, held([0, 1]), axis=1),
     case("Gather", X, held([2, 0]), axis=1),

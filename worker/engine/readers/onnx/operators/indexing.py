@@ -27,6 +27,10 @@ def gather(call: Call, x: Tensor, places: Tensor | Host) -> Tensor:
 
 
 def _looked_up(x: Tensor, axis: int, places: Tensor) -> Tensor:
+    if not places.dim():
+        # An index without dimensions is one that Python wants to know while it traces.
+        one = _counted_up(places, x.shape[axis]).reshape(1)
+        return x.index_select(axis, one).squeeze(axis)
     index: tuple[Any, ...] = (*[slice(None)] * axis, places.long())
     return x[index]
 
