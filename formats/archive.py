@@ -13,7 +13,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,35 @@ class Member:
     is_stored: bool
 
 
-class Archive:
+class Members(ABC):
+    """What every archive has whose structure has been checked."""
+
+    members: Mapping[str, Member]
+
+    @abstractmethod
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Read a member piece by piece."""
+
+    @property
+    def root(self) -> str:
+        """The one folder that every member is in, with a slash after it; empty where none is."""
+        roots = {name.partition("/")[0] if "/" in name else "" for name in self.members}
+        only = roots.pop() if len(roots) == 1 else ""
+        return f"{only}/" if only else ""
+
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        """Read a whole member, and check it.
+
+        Raises:
+            FormatError: It is larger than ``max_bytes``, or damaged.
+        """
+        size_bytes = self.members[name].size_bytes
+        if size_bytes > max_bytes:
+            raise ArchiveTooLarge(f"a member {name} with bytes", found=size_bytes, limit=max_bytes)
+        return b"".join(self.chunks(name))
+
+
+class Archive(Members):
     """An archive whose structure has been checked. Members are checked (CRC) as they are read.
 
     Args:
@@ -127,24 +156,6 @@ class Archive:
         trace: TracebackType | None,
     ) -> None:
         self._zip.close()
-
-    @property
-    def root(self) -> str:
-        """The one folder that every member is in, with a slash after it; empty where none is."""
-        roots = {name.partition("/")[0] if "/" in name else "" for name in self.members}
-        only = roots.pop() if len(roots) == 1 else ""
-        return f"{only}/" if only else ""
-
-    def read(self, name: str, *, max_bytes: int) -> bytes:
-        """Read a whole member, and check it.
-
-        Raises:
-            FormatError: It is larger than ``max_bytes``, or damaged.
-        """
-        size_bytes = self.members[name].size_bytes
-        if size_bytes > max_bytes:
-            raise ArchiveTooLarge(f"a member {name} with bytes", found=size_bytes, limit=max_bytes)
-        return b"".join(self.chunks(name))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Read a member piece by piece; the last piece comes only if its checksum is right."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from formats.archive import Limits, Member
+from formats.archive import Limits, Member, Members
 from formats.errors import ArchiveTooLarge, TruncatedFile, UnreadableFile, UnsafeFile, shown
 
 _BLOCK = 512
@@ -58,7 +58,7 @@ class _Extensions:
     records: dict[str, str] = field(default_factory=dict)
 
 
-class Tar:
+class Tar(Members):
     """A tar archive whose structure has been checked.
 
     Args:
@@ -94,24 +94,6 @@ class Tar:
             for entry in found.values()
             if not entry.is_folder
         }
-
-    @property
-    def root(self) -> str:
-        """The one folder that every member is in, with a slash after it; empty where none is."""
-        roots = {name.partition("/")[0] if "/" in name else "" for name in self.members}
-        only = roots.pop() if len(roots) == 1 else ""
-        return f"{only}/" if only else ""
-
-    def read(self, name: str, *, max_bytes: int) -> bytes:
-        """Read a whole member.
-
-        Raises:
-            FormatError: It is larger than ``max_bytes``.
-        """
-        size_bytes = self.members[name].size_bytes
-        if size_bytes > max_bytes:
-            raise ArchiveTooLarge(f"a member {name} with bytes", found=size_bytes, limit=max_bytes)
-        return b"".join(self.chunks(name))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Read a member piece by piece."""

@@ -5,7 +5,7 @@ Each check gives the value back as it is written into the clean configuration.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from formats.errors import shown
@@ -109,12 +109,8 @@ def plain(value: Any, depth: int = 0) -> Any:
 def numbers(value: Any) -> Any:
     """A number or nested lists of them; nothing else."""
     checked = plain(value)
-    flat = [checked]
-    while flat:
-        item = flat.pop()
-        if isinstance(item, list):
-            flat.extend(item)
-        elif isinstance(item, str):
+    for item in _items(checked):
+        if isinstance(item, str):
             raise Finding(f"{shown(item)} is no number")
     return checked
 
@@ -122,14 +118,21 @@ def numbers(value: Any) -> Any:
 def sizes(value: Any) -> Any:
     """Whole numbers and lists of them, or a word such as ``same``."""
     checked = plain(value)
-    flat = [checked]
-    while flat:
-        item = flat.pop()
-        if isinstance(item, list):
-            flat.extend(item)
-        elif isinstance(item, float):
+    for item in _items(checked):
+        if isinstance(item, float):
             raise Finding(f"the size {item} is no whole number")
     return checked
+
+
+def _items(value: Any) -> Iterator[Any]:
+    """What lists hold, however deep they are; of anything else that alone."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting.extend(item)
+        else:
+            yield item
 
 
 def count(value: Any) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from formats.errors import UnsafeFile, UnsupportedProgram, shown
+from formats.names import checked_name
 from formats.onnx import tables
 from formats.onnx.tensors import DTYPES, Tensor, read_tensor
 from formats.protobuf import Message
@@ -14,7 +15,6 @@ Key = tuple[str, str, str]
 _MAX_GRAPH_DEPTH = 16
 _MAX_CALL_DEPTH = 64
 _MAX_NODES = 1_000_000
-_MAX_NAME_CHARACTERS = 2048
 _MAX_RANK = 64
 
 
@@ -31,17 +31,6 @@ class Contents:
     operators: Counter[str] = field(default_factory=Counter)
     calls: Counter[Key] = field(default_factory=Counter)
     functions: dict[Key, Counter[Key]] = field(default_factory=dict)
-
-
-def checked_name(name: str) -> str:
-    """Return a name that can be shown and written anywhere.
-
-    Raises:
-        FormatError: It cannot.
-    """
-    if not name.isprintable() or len(name) > _MAX_NAME_CHARACTERS:
-        raise UnsafeFile(name, "it is a name, and is too long or has characters that are not taken")
-    return name
 
 
 def standard_domain(domain: str) -> str:

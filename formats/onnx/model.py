@@ -24,11 +24,11 @@ from formats.errors import (
     UnsupportedProgram,
     shown,
 )
+from formats.names import checked_name
 from formats.onnx import tables
 from formats.onnx.graphs import (
     Contents,
     check_size_when_inlined,
-    checked_name,
     read_function,
     read_graph,
     read_values,

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from formats.errors import UnsafeFile, UnsupportedProgram
+from formats.names import checked_name
 from formats.protobuf import Message, Span, Table
 from formats.saved_model import tables
 from formats.saved_model.operators import MEMBER, check_operators
 
-_MAX_NAME_CHARACTERS = 2048
 _MAX_ATTRIBUTE_DEPTH = 16
 _MAX_CALL_DEPTH = 64
 _MAX_NODES = 1_000_000
@@ -31,17 +31,6 @@ class Library:
     operators: dict[str, set[str]] = field(default_factory=dict)
     node_counts: dict[str, int] = field(default_factory=dict)
     constant_elements: int = 0
-
-
-def checked_name(name: str) -> str:
-    """Return a name that can be shown and written anywhere.
-
-    Raises:
-        FormatError: It cannot.
-    """
-    if not name.isprintable() or len(name) > _MAX_NAME_CHARACTERS:
-        raise UnsafeFile(name, "it is a name, and is too long or has characters that are not taken")
-    return name
 
 
 def map_of(message: Message, name: str, table: Table) -> Iterator[tuple[str, Message]]:

@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
-from formats.archive import Member, open_archive
+from formats.archive import Members, open_archive
 from formats.errors import (
     NotASavedModel,
     TruncatedFile,
@@ -20,6 +19,7 @@ from formats.errors import (
     UnsupportedProgram,
     shown,
 )
+from formats.names import checked_name
 from formats.protobuf import (
     CutShortError,
     Message,
@@ -30,7 +30,6 @@ from formats.protobuf import (
 )
 from formats.saved_model import tables
 from formats.saved_model.graphs import (
-    checked_name,
     map_of,
     reachable,
     read_library,
@@ -56,17 +55,6 @@ _MAX_TIMES = 4
 _SMALL_BYTES = 2**24
 
 
-class Container(Protocol):
-    """An archive of either kind, whose structure has been checked."""
-
-    members: dict[str, Member]
-
-    @property
-    def root(self) -> str: ...
-    def read(self, name: str, *, max_bytes: int) -> bytes: ...
-    def chunks(self, name: str) -> Iterator[bytes]: ...
-
-
 class CheckedSavedModel:
     """A SavedModel that was checked, still open so that it cannot be exchanged.
 
@@ -74,7 +62,7 @@ class CheckedSavedModel:
         info: What the file says about the model.
     """
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Members) -> None:
         self._container = container
         self._root = _find_root(container)
         self._shards = _find_shards(
@@ -145,7 +133,7 @@ def inspect_saved_model(path: Path) -> ModelFacts:
         return model.info
 
 
-def _find_root(container: Container) -> str:
+def _find_root(container: Members) -> str:
     names = set(container.members)
     found = [name for name in names if name == MEMBER or name.endswith("/" + MEMBER)]
     if len(found) == 1 and found[0].count("/") <= 1:

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, field
 
 from formats.errors import UnsafeFile, UnsupportedProgram
+from formats.names import checked_name
 from formats.protobuf import Message
 from formats.saved_model import tables
-from formats.saved_model.graphs import checked_name, map_of, shape_of
+from formats.saved_model.graphs import map_of, shape_of
 from formats.saved_model.operators import MEMBER
 
 # Names as torch and NumPy have them, and bits; by the numbers of TensorFlow's DataType.

@@ -11,6 +11,7 @@ import logging
 import re
 import signal
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def _allow_inlining(path: Path) -> None:
 
     model = SavedModel.FromString(path.read_bytes())
     for graph in model.meta_graphs:
-        for function in graph.graph_def.library.function:
+        for function in attrgetter("library")(graph.graph_def).function:
             for marked in (function, *function.node_def):
                 marked.attr.pop("_XlaMustCompile", None)
     path.write_bytes(model.SerializeToString())
