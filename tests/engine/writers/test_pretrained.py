@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.engine.pretrained import transformers_archive
+from tests.engine.pretrained import transformers_archive, transformers_model
 from tests.engine.verified import verify_here
 from worker.engine.compress import compress
 from worker.engine.config import EvaluationConfig, PruneConfig, Request
 from worker.engine.load import load_program
 from worker.engine.program import Program
+from worker.engine.writers.pretrained_config import candidates
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Of the libraries that build.
 
@@ -104,3 +105,21 @@ def test_half_of_a_layer_is_the_reason(tmp_path):
         tmp_path, "llama", granularity="layers", scope="global", channel_ratio=0.25
     )
     assert "parts of layers are gone" in report["formats"][0]["reason"]
+
+
+@pytest.mark.parametrize("gone", [(), ("0",)])
+@pytest.mark.parametrize(
+    ("name", "stack"), [("bert", "bert.encoder.layer."), ("llama", "model.layers.")]
+)
+def test_whole_layers_may_go_or_nothing_at_all(name, stack, gone):
+    model = transformers_model(name)
+    config = model.config.to_dict()
+    left = {
+        key: tuple(tensor.shape)
+        for key, tensor in model.state_dict().items()
+        if not key.startswith(tuple(f"{stack}{number}." for number in gone))
+    }
+    found, names = next(candidates(type(model), config, left))
+    assert found["num_hidden_layers"] == 2 - len(gone)
+    numbers = {key.removeprefix(stack)[0] for key in names.values() if key.startswith(stack)}
+    assert numbers == ({"0"} if gone else {"0", "1"})

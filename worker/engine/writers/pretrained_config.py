@@ -205,5 +205,7 @@ def _copy(config: Config) -> Config:
 
 
 def _difference(shapes: Shapes, wanted: Shapes) -> str:
-    name = next(name for name, shape in wanted.items() if shapes[name] != shape)
+    name = next((name for name, shape in wanted.items() if shapes[name] != shape), None)
+    if name is None:  # As where only weights became zero, or only whole layers went.
+        return "none differs"
     return f"{name} is {list(wanted[name])}, and would be {list(shapes[name])}"
