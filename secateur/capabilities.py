@@ -9,6 +9,7 @@ from secateur.amounts import SEARCHED_BUDGETS, Budget
 from secateur.criteria import CRITERIA, Criterion, CriterionChoice
 from secateur.problems import BudgetInfo, OptionInfo
 from secateur.pruning import PruneStep
+from secateur.quantization import QuantizeStep
 from secateur.recovery import DistillStep
 from secateur.spec import Step
 
@@ -27,6 +28,11 @@ class Needs:
 STEPS: dict[str, Needs] = {
     "prune": Needs("Score channels, choose the least important, take them out."),
     "apply_plan": Needs("Take out exactly what a plan says, downloaded and perhaps edited."),
+    "factorize": Needs("Take layers apart into products of smaller ones: SVD, Tucker-2, CP."),
+    "quantize": Needs(
+        "Store weights in few bits; compute with integers, on request. Calibration needs data."
+    ),
+    "cast": Needs("Compute in float16 or bfloat16, with float32 where the range needs it."),
     "recalibrate": Needs("Estimate batch-norm statistics again.", data=True),
     "reconstruct": Needs(
         "Solve for the weights that restore what layers give, by least squares.", data=True
@@ -43,6 +49,8 @@ def needs_of_step(step: Step) -> Needs:
     needs = STEPS[step.step]
     if isinstance(step, DistillStep) and step.labels > 0:
         return replace(needs, labels=True)
+    if isinstance(step, QuantizeStep) and step.needs_data:
+        return replace(needs, data=True)
     return needs
 
 

@@ -121,7 +121,7 @@ def _original(report: Report | None) -> ComparisonRow:
 
 def _row(job: SweepJob, report: Report | None) -> ComparisonRow:
     row = _known(report.after_recovery if report is not None else None)
-    pruned = report.after_prune.quality if report is not None else None
+    pruned = report.after_prune.quality if report is not None and report.after_prune else None
     latency = report.latency if report is not None else None
     return ComparisonRow.model_validate(
         {

@@ -77,6 +77,40 @@ class LatencyComparison(Output):
     thread_count: int
 
 
+class LayerReport(Output):
+    """What a step made of one layer."""
+
+    layer: str = Field(description="Its weight, by name.", examples=["conv1.weight"])
+    became: str = Field(
+        description="What it is now; `kept` where it stays as it was.",
+        examples=["int8 per_channel", "tucker 16x24", "kept"],
+    )
+    reason: str | None = Field(description="Why it was kept; null where it was not.")
+    bytes_before: int
+    bytes_after: int
+    weight_error: float | None = Field(
+        description="Root of the mean square of the weight's change, over that of the weight; "
+        "null where it was kept."
+    )
+    output_error: float | None = Field(
+        description="The same of the layer's output on calibration rows; null without any."
+    )
+
+
+class StepReport(Output):
+    """What a step that factorizes, quantizes or casts made of the program."""
+
+    index: int = Field(description="Its place in the recipe, from 0.")
+    step: str = Field(examples=["quantize"])
+    counts: Counts
+    quality: Quality | None = Field(description="After the step. Null without test data.")
+    latency: LatencyComparison | None = Field(
+        description="Of the original and of the program after the step, as `.pt2`; null where "
+        "latency was not asked for."
+    )
+    layers: list[LayerReport]
+
+
 class Verification(Output):
     """The proof that the cut is right."""
 
@@ -117,7 +151,9 @@ class Report(Output):
 
     format_version: int
     before: Measurement
-    after_prune: Measurement
+    after_prune: Measurement | None = Field(
+        description="After the last step that prunes; null where none does."
+    )
     after_recovery: Measurement
     latency: LatencyComparison | None
     search: SearchReport | None = Field(
@@ -128,6 +164,9 @@ class Report(Output):
     )
     safety: SafetyReport | None = Field(description="Null where nothing was promised.")
     formats: list[FormatReport] = Field(description="The model in each format that was asked for.")
+    steps: list[StepReport] = Field(
+        description="Each step that factorizes, quantizes or casts, in the order of the recipe."
+    )
     verification: Verification
     stage_seconds: dict[str, float]
     warnings: list[str]

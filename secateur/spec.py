@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from secateur.factorization import FactorizeStep
 from secateur.objective import Objective
 from secateur.outputs import OutputFormat
+from secateur.precision import CastStep
 from secateur.pruning import Exclude, Granularity, PruneStep
-from secateur.recovery import Recovery
+from secateur.quantization import Activations, QuantizeStep
+from secateur.recovery import DistillStep, FinetuneStep, Recovery
 from secateur.safety import Safety, check_measured
 from secateur.schema import Input
 
@@ -146,7 +149,10 @@ class ApplyPlanStep(Input):
     plan: GivenPlan
 
 
-Step = Annotated[PruneStep | ApplyPlanStep | Recovery, Field(discriminator="step")]
+Step = Annotated[
+    PruneStep | ApplyPlanStep | FactorizeStep | QuantizeStep | CastStep | Recovery,
+    Field(discriminator="step"),
+]
 """A step of a recipe. Steps run in the order given."""
 
 
@@ -269,12 +275,18 @@ class JobSpec(JobFrame):
     recipe: Recipe
 
     @model_validator(mode="after")
-    def _a_step_prunes(self) -> Self:
-        if not any(isinstance(step, PruneStep | ApplyPlanStep) for step in self.recipe):
+    def _a_step_compresses(self) -> Self:
+        if not any(isinstance(step, Compressing) for step in self.recipe):
             raise ValueError(
-                "recipe: at least one step must be 'prune' or 'apply_plan', or nothing is "
-                "compressed"
+                "recipe: at least one step must be 'prune', 'apply_plan', 'factorize', 'quantize' "
+                "or 'cast', or nothing is compressed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_change_last(self) -> Self:
+        if found := _out_of_order(self.recipe):
+            raise ValueError(f"recipe: {found}")
         return self
 
     @model_validator(mode="after")
@@ -297,6 +309,43 @@ class JobSpec(JobFrame):
             given = (name for name, value in self.evaluation if value is not None)
             check_measured(self.safety, frozenset(given))
         return self
+
+
+Compressing = PruneStep | ApplyPlanStep | FactorizeStep | QuantizeStep | CastStep
+"""A step that makes a model smaller."""
+
+
+def _out_of_order(recipe: tuple[Step, ...]) -> str | None:
+    """What is wrong with the steps around those that change how numbers are stored."""
+    quantized = _places(recipe, QuantizeStep)
+    cast = _places(recipe, CastStep)
+    for name, places in (("quantize", quantized), ("cast", cast)):
+        if len(places) > 1:
+            return (
+                f"steps {places[0]} and {places[1]} are both '{name}': one is all that there can be"
+            )
+    for at, step in enumerate(recipe):
+        if cast and at > cast[0] and not isinstance(step, QuantizeStep):
+            return (
+                f"step {at} is '{step.step}' and comes after 'cast', which only 'quantize' may "
+                "follow: put it before"
+            )
+        may_follow = isinstance(step, FinetuneStep | DistillStep)
+        if quantized and at > quantized[0] and not may_follow:
+            return (
+                f"step {at} is '{step.step}' and comes after 'quantize', which only 'finetune' and "
+                "'distill' may follow: put it before"
+            )
+    if quantized and cast and recipe[quantized[0]].activations is not Activations.FLOAT:  # type: ignore[union-attr]
+        return (
+            f"step {quantized[0]} computes with integers, and step {cast[0]} with floats of fewer "
+            "bits: leave one out, or quantize weights alone (`activations: float`)"
+        )
+    return None
+
+
+def _places(recipe: tuple[Step, ...], kind: type[Step]) -> list[int]:
+    return [at for at, step in enumerate(recipe) if isinstance(step, kind)]
 
 
 def is_searching(step: Step) -> bool:

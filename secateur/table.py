@@ -20,7 +20,7 @@ def report_table(report: Report) -> str:
     columns = (report.before, report.after_prune, report.after_recovery)
     rows: list[tuple[str, ...]] = [("", "before", "pruned", "recovered", "change")]
     for name, cell, shown, change in _LINES:
-        values = [cell(column) for column in columns]
+        values = [None if column is None else cell(column) for column in columns]
         if any(value is not None for value in values):
             cells = [_shown(value, shown) for value in values]
             rows.append((name, *cells, _changed(values[0], values[-1], change)))

@@ -6,23 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from secateur.amounts import Override
+from secateur.factorization import FactorizeStep
 from secateur.objective import Objective
 from secateur.outputs import OutputFormat
+from secateur.precision import CastStep
 from secateur.pruning import PruneStep
+from secateur.quantization import QuantizeStep, WeightFormat
 from secateur.recovery import DistillStep, FinetuneStep, RecalibrateStep, ReconstructStep
 from secateur.safety import Safety
 from secateur.search import Search
 from secateur.spec import ApplyPlanStep, GivenGroup, Step
 from worker.engine.config import (
     ApplyPlanConfig,
+    CastConfig,
     DistillConfig,
     EvaluationConfig,
+    FactorizeConfig,
     FinetuneConfig,
     GroupConfig,
     MergeConfig,
     ObjectiveConfig,
     OverrideConfig,
     PruneConfig,
+    QuantizeConfig,
     RecalibrateConfig,
     ReconstructConfig,
     RecoveryConfig,
@@ -112,9 +118,57 @@ _RECOVERIES: Mapping[type[Any], Callable[[Any], RecoveryConfig]] = {
     DistillStep: _distill,
 }
 
+
+def _factorize(step: FactorizeStep) -> FactorizeConfig:
+    return FactorizeConfig(
+        method=step.method.value,
+        **step.rank.given,
+        exclude=step.exclude,
+        sample_count=step.sample_count,
+        batch_size=step.batch_size,
+    )
+
+
+def _quantize(step: QuantizeStep) -> QuantizeConfig:
+    default = QuantizeConfig()
+    of_middle = step.weights not in (WeightFormat.INT4, WeightFormat.INT2)
+    return QuantizeConfig(
+        weights=step.weights.value,
+        codebook_size=step.codebook_size or default.codebook_size,
+        granularity=step.granularity_used.value,
+        group_size=step.group_size or default.group_size,
+        symmetric=of_middle if step.symmetric is None else step.symmetric,
+        clipping=step.clipping,
+        rounding=step.rounding,
+        activations=step.activations.value,
+        calibration=step.calibration.value,
+        percentile=step.percentile,
+        sample_count=step.sample_count,
+        batch_size=step.batch_size,
+        bias_correction=step.bias_correction,
+        equalize=step.equalize,
+        smooth=step.smooth,
+        keep_float=step.keep_float,
+        float_layers=step.float_layers,
+    )
+
+
+def _cast(step: CastStep) -> CastConfig:
+    return CastConfig(
+        dtype=step.dtype.value,
+        keep_float=step.keep_float,
+        cast_inputs=step.cast_inputs,
+        sample_count=step.sample_count,
+        batch_size=step.batch_size,
+    )
+
+
 BUILDERS: Mapping[type[Step], Callable[[Any], StepConfig]] = {
     PruneStep: _prune,
     ApplyPlanStep: _apply_plan,
+    FactorizeStep: _factorize,
+    QuantizeStep: _quantize,
+    CastStep: _cast,
     **_RECOVERIES,
 }
 """Every step that a spec may hold, and how the engine is told of it."""

@@ -15,15 +15,19 @@ from worker.engine.admit import admitted
 from worker.engine.checkpoint import Checkpoints, Resumed, resumed
 from worker.engine.config import (
     ApplyPlanConfig,
+    CastConfig,
+    FactorizeConfig,
     OnProgress,
     PruneConfig,
     PruningConfig,
+    QuantizeConfig,
     ReconstructConfig,
     RecoveryConfig,
     Request,
     SearchConfig,
     StepConfig,
     TrainingConfig,
+    TransformConfig,
 )
 from worker.engine.data import Rows
 from worker.engine.deliver import Delivered, comparable, delivered, wanted
@@ -36,7 +40,7 @@ from worker.engine.errors import (
     PromiseBrokenError,
 )
 from worker.engine.found import Found
-from worker.engine.graph.counts import Counts, count
+from worker.engine.graph.counts import Counts, count, with_packed
 from worker.engine.graph.coupling import Coupling, couple
 from worker.engine.load import load_program
 from worker.engine.measure.latency import Latency, latency
@@ -56,7 +60,7 @@ from worker.engine.recovery.recover import Sources, recover
 from worker.engine.recovery.remaining import Remaining
 from worker.engine.recovery.setting import NoSnapshots, Setting
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
-from worker.engine.report import report_of
+from worker.engine.report import comparison, report_of
 from worker.engine.safety import Promise, SafetyConfig, broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
 from worker.engine.search.latency import meet_latency
@@ -64,6 +68,7 @@ from worker.engine.search.run import search
 from worker.engine.search.smallest import Tried
 from worker.engine.search.stopwatch import Stopwatch
 from worker.engine.search.workshop import Workshop, as_memory
+from worker.engine.transform import NAMES, STAGES, transformed
 
 
 def compress(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
@@ -151,7 +156,7 @@ class _Run:
         program, snapshot = start.program, start.snapshot
         checkpoints = Checkpoints(self.request, self.found_now)
         steps = in_rounds(self.request.recipe)
-        last = max(at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig))
+        pruning = [at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig)]
         for number in range(start.number, len(steps)):
             place, step = steps[number]
             # Anew for each: a run that goes on at this step draws the same numbers.
@@ -168,12 +173,13 @@ class _Run:
                     snapshots=snapshots,
                 )
                 if is_searching(step):
-                    asked = _Searched(place, step, original, train, test)
-                    program = self.searched(asked, program, setting, checkpoints)
+                    searched = _Searched(place, step, original, train, test)
+                    program = self.searched(searched, program, setting, checkpoints)
                 else:
-                    program = self.do(step, steps, program, train, original, setting)
+                    todo = _Todo(place, step, original, train, test)
+                    program = self.do(todo, steps, program, setting)
             snapshot = None
-            if number == last and not is_searching(step):
+            if pruning[-1:] == [number] and not is_searching(step):
                 assert self.found.planned is not None
                 self.found.after_prune = self.measured(
                     program, original, test, self.found.planned, stage="pruning"
@@ -300,17 +306,11 @@ class _Run:
             return None
         return Rows.read(path, program, asked=self.request.objective, role=role)
 
-    def do(
-        self,
-        step: StepConfig,
-        steps: Steps,
-        program: Program,
-        train: Rows | None,
-        original: Program,
-        setting: Setting,
-    ) -> Program:
+    def do(self, todo: "_Todo", steps: Steps, program: Program, setting: Setting) -> Program:
         """One step of the recipe. What trains changes the program in place."""
-        match step:
+        match step := todo.step:
+            case FactorizeConfig() | QuantizeConfig() | CastConfig():
+                return self.transformed(todo, step, program, setting)
             case PruneConfig() | ApplyPlanConfig():
                 pruning = [
                     at for at, (_, each) in enumerate(steps) if isinstance(each, PruningConfig)
@@ -322,11 +322,45 @@ class _Run:
                     if place not in self.found.origins:
                         self.found.origins[place] = origin_of(step, program)
                     step = replace(step, origin=self.found.origins[place])
-                return self.prune(program, step, name, train)
+                return self.prune(program, step, name, todo.train)
             case _:
-                assert train is not None, "the recipe was checked before"
-                self.recover(program, step, train, original, setting)
+                assert todo.train is not None, "the recipe was checked before"
+                self.recover(program, step, todo.train, todo.original, setting)
         return program
+
+    def transformed(
+        self, todo: "_Todo", step: TransformConfig, program: Program, setting: Setting
+    ) -> Program:
+        """A step that factorizes, quantizes or casts, and its lines in the report."""
+        with self.stage(STAGES[type(step)], 1, "layers") as progress:
+            told = replace(setting, on_progress=progress)
+            changed = transformed(program, step, todo.train, told)
+        for warning in changed.warnings:
+            self.found.warn(warning)
+        self.found.packed = changed.packed
+        self.found.planned = self.counted(changed.program)
+        # Layers are no more what they were, and nothing follows that looks at how they were.
+        self.reference = self.found.remaining = None
+        stage = STAGES[type(step)]
+        found = self.measured(
+            changed.program, todo.original, todo.test, self.found.planned, stage=stage
+        )
+        timed = self.timed(todo.original, changed.program, stage=stage)
+        self.found.steps.append(
+            {
+                "index": todo.place,
+                "step": NAMES[type(step)],
+                "counts": found["counts"],
+                "quality": found["quality"],
+                "latency": None if timed is None else comparison(self.request, timed),
+                "layers": [line.as_json() for line in changed.layers],
+            }
+        )
+        return changed.program
+
+    def counted(self, program: Program) -> Counts:
+        """Counts of a program; weights that it makes from codes are parameters still."""
+        return with_packed(count(couple(program)), self.found.packed)
 
     def prune(
         self, program: Program, config: PruningConfig, name: str, train: Rows | None
@@ -408,7 +442,7 @@ class _Run:
                 save_sparse(program, self.path("model.sparse.safetensors"))
         with self.stage("verifying", 2, "checks") as progress:
             saved = Program.from_exported(load_program(self.path("model.pt2")))
-            counts = count(couple(saved))
+            counts = self.counted(saved)
             if counts != self.found.planned:
                 raise CountsDifferError(
                     f"the saved file holds {counts}, the plan says {self.found.planned}: not "
@@ -478,11 +512,13 @@ class _Run:
         promises = self.request.safety
         return [] if promises is None else broken(before["quality"], after["quality"], promises)
 
-    def timed(self, original: Program, saved: Program) -> Latency | None:
+    def timed(
+        self, original: Program, saved: Program, *, stage: str = "evaluating"
+    ) -> Latency | None:
         rounds = self.request.evaluation.latency_rounds
         if not rounds:
             return None
-        with self.stage("evaluating", rounds, "rounds") as progress:
+        with self.stage(stage, rounds, "rounds") as progress:
             return latency(
                 original,
                 saved,
@@ -532,6 +568,17 @@ def pointing(place: str) -> Iterator[None]:
         if error.pointer is not None and error.in_step:
             error.pointer, error.in_step = f"{place}{error.pointer}", False
         raise
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """A step of the recipe, with all that it is done with."""
+
+    place: int
+    step: StepConfig
+    original: Program
+    train: Rows | None
+    test: Rows | None
 
 
 @dataclass(frozen=True)

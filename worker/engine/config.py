@@ -252,13 +252,100 @@ class DistillConfig(TrainingConfig):
     features: float = 0.0
 
 
+@dataclass(frozen=True)
+class FactorizeConfig:
+    """Layers become products of smaller ones.
+
+    Attributes:
+        method: ``auto``, ``svd``, ``tucker`` or ``cp``.
+        energy: Share of each layer's energy that stays.
+        macs: Fraction of the multiply-accumulates that may remain.
+        parameters: Fraction of the parameters that may remain.
+        vbmf: Ranks by variational Bayesian matrix factorization. Exactly one of the four.
+        exclude: Parameters to leave alone, by name or pattern.
+        sample_count: Rows of the training inputs whose moments weigh what is lost, if there are.
+    """
+
+    method: str = "auto"
+    energy: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    vbmf: bool | None = None
+    exclude: tuple[str, ...] = ()
+    sample_count: int = 512
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Weights, and perhaps activations, of few bits.
+
+    Attributes:
+        weights: ``int8``, ``int4``, ``int2``, ``ternary`` or ``codebook``.
+        codebook_size: Entries of a codebook.
+        granularity: ``per_tensor``, ``per_channel`` or ``per_group``.
+        group_size: Inputs that share a scale, where they are grouped.
+        symmetric: Whether there is no zero point.
+        clipping: ``max`` or ``mse``.
+        rounding: ``nearest`` or ``compensated``.
+        activations: ``float``, ``dynamic`` or ``static``.
+        calibration: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
+        percentile: In [50, 100].
+        sample_count: Rows of the training inputs.
+        bias_correction: Whether biases make up for what moves in the mean.
+        equalize: Whether channels are scaled between layers first.
+        smooth: SmoothQuant's exponent; None does without.
+        keep_float: Parameters to leave alone, by name or pattern.
+        float_layers: How many of the most sensitive layers stay.
+    """
+
+    weights: str = "int8"
+    codebook_size: int = 16
+    granularity: str = "per_channel"
+    group_size: int = 64
+    symmetric: bool = True
+    clipping: str = "mse"
+    rounding: str = "nearest"
+    activations: str = "float"
+    calibration: str = "mse"
+    percentile: float = 99.99
+    sample_count: int = 512
+    batch_size: int = 64
+    bias_correction: bool = False
+    equalize: bool = False
+    smooth: float | None = None
+    keep_float: tuple[str, ...] = ()
+    float_layers: int = 0
+
+
+@dataclass(frozen=True)
+class CastConfig:
+    """A floating-point type of fewer bits.
+
+    Attributes:
+        dtype: ``float16``, ``bfloat16`` or ``float8_e4m3fn``.
+        keep_float: Parameters to leave alone, by name or pattern.
+        cast_inputs: Whether inputs and outputs are of that type too.
+        sample_count: Rows of the training inputs to look at, if there are any.
+    """
+
+    dtype: str
+    keep_float: tuple[str, ...] = ()
+    cast_inputs: bool = False
+    sample_count: int = 64
+    batch_size: int = 64
+
+
 PruningConfig = PruneConfig | ApplyPlanConfig
 """A step that removes channels."""
 
 RecoveryConfig = RecalibrateConfig | ReconstructConfig | FinetuneConfig | DistillConfig
 """A step that regains what pruning lost."""
 
-StepConfig = PruningConfig | RecoveryConfig
+TransformConfig = FactorizeConfig | QuantizeConfig | CastConfig
+"""A step that changes what layers are, or how their numbers are stored."""
+
+StepConfig = PruningConfig | TransformConfig | RecoveryConfig
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from worker.engine.config import Origin
 from worker.engine.graph.counts import Counts
+from worker.engine.packed import NOTHING_PACKED, Packed
 from worker.engine.prune.verify import Exactness
 from worker.engine.recovery.remaining import Remaining
 
@@ -26,6 +27,8 @@ class Found:
         trials: Of a search that has not ended.
         search: What came of one that has.
         latency_table: What a latency budget was met by.
+        steps: What each step made that factorizes, quantizes or casts.
+        packed: What the program makes from codes.
     """
 
     before: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +43,8 @@ class Found:
     trials: list[dict[str, Any]] = field(default_factory=list)
     search: dict[str, Any] | None = None
     latency_table: list[dict[str, Any]] | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    packed: Packed = NOTHING_PACKED
 
     def warn(self, warning: str) -> None:
         if warning not in self.warnings:
@@ -70,6 +75,7 @@ class Found:
             "exactness": exactness,
             "planned": None if planned is None else Counts(**planned),
             "zeros": set(document["zeros"]),
+            "packed": Packed.from_json(document["packed"]),
             "origins": {int(at): Origin(**each) for at, each in document["origins"].items()},
         }
         return cls(**{**document, **rest})

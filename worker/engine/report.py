@@ -45,13 +45,14 @@ def report_of(
     return {
         "format_version": FORMAT_VERSION,
         "before": before,
-        "after_prune": found.after_prune,
+        "after_prune": found.after_prune or None,
         "after_recovery": after,
-        "latency": None if timed is None else _comparison(request, timed),
+        "latency": None if timed is None else comparison(request, timed),
         "search": found.search,
         "latency_table": found.latency_table,
         "safety": safety,
         "formats": [each.as_json() for each in formats],
+        "steps": found.steps,
         "verification": {
             "is_exact": not exempt,
             "max_relative_error": max((p.max_relative_error for p in found.exactness), default=0.0),
@@ -64,7 +65,8 @@ def report_of(
     }
 
 
-def _comparison(request: Request, timed: Latency) -> dict[str, Any]:
+def comparison(request: Request, timed: Latency) -> dict[str, Any]:
+    """Latencies of both programs, as the report has them."""
     return {
         "speedup": timed.speedup,
         "round_count": len(timed.original_ms),

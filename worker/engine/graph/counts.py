@@ -1,7 +1,7 @@
 """What a program costs: parameters, multiply-accumulates and bytes, before or after a cut."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.fx import Node
 from worker.engine.arguments import argument
 from worker.engine.graph.coupling import Coupling, Kept
 from worker.engine.graph.equation import einsum_terms
+from worker.engine.packed import Packed
 
 aten = torch.ops.aten
 
@@ -46,6 +47,11 @@ def count(coupling: Coupling, keep: Tensor | None = None) -> Counts:
         parameters += elements if id(tensor) in trained else 0
         size_bytes += elements * tensor.element_size()
     return Counts(parameters, _macs(kept), size_bytes)
+
+
+def with_packed(counts: Counts, packed: Packed) -> Counts:
+    """The same, of a program that makes weights from codes: their elements are parameters still."""
+    return replace(counts, parameters=counts.parameters + packed.parameters)
 
 
 def count_macs(coupling: Coupling, keep: Tensor) -> int:
