@@ -60,7 +60,7 @@ class QuantizeStep(Input):
     weights: WeightFormat = Field(
         default=WeightFormat.INT8,
         description="`int8`, `int4`, `int2`: whole numbers times a scale. `ternary`: -1, 0 and 1 "
-        "times a scale. `codebook`: each weight is one of `codebook_size` values, found by k-means.",
+        "times a scale. `codebook`: one of `codebook_size` values each, found by k-means.",
     )
     codebook_size: int | None = Field(
         default=None,

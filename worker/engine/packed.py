@@ -4,12 +4,13 @@ Such a program is plain ATen, so that its file loads without any library of quan
 what is told by the names of its buffers:
 
 * a weight ``W``: ``W_codes`` (bits, packed), and ``W_scale`` with perhaps ``W_zero_point``, or
-  ``W_codebook``. The scale, or the codebook, has one reader; the one reader of that is a ``view`` in
-  the weight's shape, which takes the weight's place.
+  ``W_codebook``. The scale, or the codebook, has one reader; the one reader of that is a ``view``
+  in the weight's shape, which takes the weight's place.
 * a static activation ``A``: ``A_scale`` and ``A_zero_point``, both float32 without dimensions. The
   scale has two readers, in this order: ``div(x, scale)``, where ``x`` is what is rounded, and
   ``mul(q, scale)``, which takes its place.
-* a dynamic activation ``A``: ``A_least``, the least scale. Its one reader, ``maximum``, is the scale.
+* a dynamic activation ``A``: ``A_least``, the least scale. Its one reader, ``maximum``, is the
+  scale.
 """
 
 from collections.abc import Mapping
