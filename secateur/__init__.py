@@ -12,13 +12,14 @@ from secateur.errors import (
     PlanMismatch,
     ProblemError,
     SecateurError,
-    SparseFileInvalid,
     UnexpectedAnswer,
     WaitTimeout,
+    WeightsFileInvalid,
 )
 from secateur.failures import Failure, FailureCode
 from secateur.jobs import Artifact, Job, JobKind, JobState, JobSummary, Progress, Stage
 from secateur.models import Dataset, Model
+from secateur.packed import load_packed
 from secateur.plan import Plan
 from secateur.report import Report
 from secateur.sparse import load_sparse
@@ -55,16 +56,17 @@ __all__ = [
     "Report",
     "Retries",
     "SecateurError",
-    "SparseFileInvalid",
     "Stage",
     "Sweep",
     "SweepSpec",
     "SweepState",
     "UnexpectedAnswer",
     "WaitTimeout",
+    "WeightsFileInvalid",
     "__version__",
     "apply_plan",
     "comparison_csv",
     "comparison_table",
+    "load_packed",
     "load_sparse",
 ]

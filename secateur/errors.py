@@ -10,7 +10,7 @@
   x WaitTimeout         the job, or sweep, had not ended when the time was over
   x DownloadCorrupt     what arrived is not what the service announced
   x PlanMismatch        a plan cannot be applied to this module
-  x SparseFileInvalid   a file of sparse weights is none, or damaged
+  x WeightsFileInvalid   a file of sparse weights is none, or damaged
   x UnknownModelFile    a file or folder is no model that can be uploaded
 """
 
@@ -110,8 +110,8 @@ class PlanMismatch(SecateurError):
         super().__init__("the plan cannot be applied: " + "; ".join(problems))
 
 
-class SparseFileInvalid(SecateurError):
-    """A file is no `model.sparse.safetensors`, or not a whole one."""
+class WeightsFileInvalid(SecateurError):
+    """A file holds no weights of the kind that was to be read, or not all of it."""
 
 
 class UnknownModelFile(SecateurError):

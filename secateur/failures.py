@@ -26,6 +26,7 @@ class FailureCode(StrEnum):
     PLAN_MISMATCH = "plan.mismatch"
     PLAN_PAIR = "plan.pair"
     PLAN_CRITERION = "plan.criterion"
+    TRANSFORM_NOTHING_TO_CHANGE = "transform.nothing_to_change"
     DATA_UNREADABLE = "data.unreadable"
     DATA_MISMATCH = "data.mismatch"
     FINETUNE_DIVERGED = "finetune.diverged"

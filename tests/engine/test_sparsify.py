@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur import load_sparse
-from secateur.errors import SparseFileInvalid
+from secateur.errors import WeightsFileInvalid
 from tests.zoo.exported import export, pattern_coupling, randomized
 from worker.engine.config import FinetuneConfig, OverrideConfig, PruneConfig
 from worker.engine.criteria import CRITERIA
@@ -513,7 +513,7 @@ HOSTILE = {
 def test_a_hostile_file_is_refused(name, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(HOSTILE[name])
-    with pytest.raises(SparseFileInvalid):
+    with pytest.raises(WeightsFileInvalid):
         load_sparse(path)
 
 
@@ -525,7 +525,7 @@ def test_every_cut_and_every_changed_byte_of_the_header_is_refused_or_read(tmp_p
     assert load_sparse(path)["w"].tolist() == [[2, 0, 0], [0, 0, 0]]
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
-        with pytest.raises(SparseFileInvalid):
+        with pytest.raises(WeightsFileInvalid):
             load_sparse(path)
     draw = torch.Generator().manual_seed(0)
     for at in range(len(whole)):
@@ -533,5 +533,5 @@ def test_every_cut_and_every_changed_byte_of_the_header_is_refused_or_read(tmp_p
         path.write_bytes(whole[:at] + bytes([new]) + whole[at + 1 :])
         try:
             load_sparse(path)
-        except SparseFileInvalid:
+        except WeightsFileInvalid:
             continue

@@ -437,7 +437,7 @@ class _Run:
         """Save the program; give back what the file holds, proved to stand alone."""
         with self.stage("saving", 1, "files"):
             save_program(program, self.path("model.pt2"))
-            save_weights(program, self.path("model.safetensors"))
+            save_weights(program, self.path("model.safetensors"), self.found.packed)
             if self.found.zeros:
                 save_sparse(program, self.path("model.sparse.safetensors"))
         with self.stage("verifying", 2, "checks") as progress:

@@ -16,6 +16,8 @@
     x PlanMismatchError       plan.mismatch
     x PairError               plan.pair
     x CriterionError          plan.criterion
+  * TransformError
+    x NothingToChangeError    transform.nothing_to_change
   * DataError
     x UnreadableDataError     data.unreadable
     x DataMismatchError       data.mismatch
@@ -116,6 +118,16 @@ class CriterionError(PlanError):
     """The criterion cannot score this model."""
 
     code = "plan.criterion"
+
+
+class TransformError(EngineError):
+    """A step that factorizes, quantizes or casts is the reason."""
+
+
+class NothingToChangeError(TransformError):
+    """No layer is of a kind that the step changes, or none would get smaller."""
+
+    code = "transform.nothing_to_change"
 
 
 class DataError(EngineError):

@@ -1,33 +1,64 @@
 """Write what a job delivers: programs and weights, never a pickled module."""
 
 import json
+import shutil
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
+from worker.engine.packed import NOTHING_PACKED, Packed
 from worker.engine.program import Program
 
+PACKED_FORMAT = "secateur-packed-1"
 SPARSE_FORMAT = "secateur-sparse-1"
 
 
 def save_program(program: Program, path: Path) -> None:
-    """Write a ``.pt2``, on the CPU whatever device the program is on."""
+    """Write a ``.pt2``, on the CPU whatever device the program is on.
+
+    The graph, which is text, is compressed: torch reads it so, and of a small model it is most.
+    """
     exported = program.export()
     if program.device.type != "cpu":
         exported = move_to_device_pass(exported, "cpu")
-    torch.export.save(exported, path)
+    plain = path.with_name(f"{path.stem}.plain.pt2")
+    try:
+        torch.export.save(exported, plain)
+        _compress_text(plain, path)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
-def save_weights(program: Program, path: Path) -> None:
+def _compress_text(plain: Path, path: Path) -> None:
+    with ZipFile(plain) as source, ZipFile(path, "w") as target:
+        for entry in source.infolist():
+            # A date of its own would make another file of the same program.
+            copy = ZipInfo(entry.filename)
+            copy.compress_type = ZIP_DEFLATED if entry.filename.endswith(".json") else ZIP_STORED
+            copy.file_size = entry.file_size
+            with source.open(entry) as read, target.open(copy, "w") as written:
+                shutil.copyfileobj(read, written, 2**20)
+
+
+def save_weights(program: Program, path: Path, packed: Packed = NOTHING_PACKED) -> None:
     """Write every parameter and buffer as safetensors under its original name.
 
     The format has no shared tensors: a tied weight is written once for each of its names.
+
+    A weight ``W`` that the program makes from codes is what it is made from: ``W_codes``, and
+    ``W_scale`` with perhaps ``W_zero_point``, or ``W_codebook``. The metadata says under ``packed``
+    how; ``secateur.load_packed`` reads it.
     """
     weights = {name: _plain(tensor) for name, tensor in program.module.state_dict().items()}
-    save_file(weights, path)
+    metadata = None
+    if packed:
+        about = [each.as_json() for each in packed.weights]
+        metadata = {"format": PACKED_FORMAT, "packed": json.dumps(about)}
+    save_file(weights, path, metadata=metadata)
 
 
 def save_sparse(program: Program, path: Path) -> None:

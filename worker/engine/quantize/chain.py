@@ -1,0 +1,223 @@
+"""Weights made from codes, in a program: put there, and found again.
+
+How such a weight is told in a graph is said in :mod:`worker.engine.packed`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from worker.engine.packed import PackedWeight
+from worker.engine.program import Program, attribute
+from worker.engine.quantize.bits import packed_bits, unpacked_bits
+from worker.engine.quantize.codes import Grid, Scheme, grid_of
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A weight as codes: ``codes`` is uint8, ``(sets, n)``; see :class:`Grid`."""
+
+    about: PackedWeight
+    grid: Grid
+    codes: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """What the codes stand for, in the weight's own shape and dtype."""
+        return placed(self.grid.decode(self.codes), self.about)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """What is stored, by name."""
+        about, grid = self.about, self.grid
+        codes = self.codes
+        if about.is_signed:
+            codes = (codes.int() - about.middle).to(torch.int8)
+        elif about.bits < 8:
+            codes = packed_bits(codes.cpu(), about.bits).to(codes.device)
+        found = {about.codes: codes.contiguous()}
+        if grid.levels is not None:
+            return {**found, about.scale: grid.levels.contiguous()}
+        assert grid.scale is not None
+        assert grid.zero_point is not None
+        found[about.scale] = grid.scale.contiguous()
+        if about.has_zero_point:
+            found[about.zero_point] = grid.zero_point.to(torch.uint8).contiguous()
+        return found
+
+
+def about_weight(
+    names: tuple[str, ...], weight: Tensor, scheme: Scheme, *, axis: int
+) -> PackedWeight:
+    """How a weight is stored by a scheme. ``axis`` is the dimension of its outputs."""
+    return PackedWeight(
+        names=names,
+        shape=tuple(weight.shape),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        format=scheme.format,
+        bits=scheme.bits,
+        axis=axis,
+        granularity=scheme.granularity,
+        symmetric=scheme.symmetric,
+        group_size=scheme.group_size,
+    )
+
+
+def in_sets(weight: Tensor, about: PackedWeight) -> Tensor:
+    """The weight as float32 ``(sets, n)``, NaN where the last group is filled up."""
+    matrix = weight.detach().float().movedim(about.axis, 0).flatten(1)
+    filling = about.groups * about.group_size - matrix.shape[1] if about.group_size else 0
+    if filling:
+        matrix = torch.nn.functional.pad(matrix, (0, filling), value=float("nan"))
+    return matrix.reshape(about.sets)
+
+
+def placed(sets: Tensor, about: PackedWeight) -> Tensor:
+    """The other way: ``(sets, n)`` in the weight's own shape and dtype."""
+    outputs_first = about.outputs_first
+    matrix = sets.reshape(outputs_first[0], -1)[:, : prod(outputs_first[1:])]
+    weight = matrix.reshape(outputs_first).movedim(0, about.axis).contiguous()
+    return weight.to(getattr(torch, about.dtype))
+
+
+def coded(weight: Tensor, about: PackedWeight, scheme: Scheme) -> Coded:
+    """Round a weight to the nearest codes of the grid that loses least."""
+    sets = in_sets(weight, about)
+    grid = grid_of(sets, scheme)
+    return Coded(about, grid, grid.encode(sets.nan_to_num(0.0)))
+
+
+def with_codes(program: Program, weights: Mapping[str, Coded]) -> Program:
+    """The same program, which makes weights from codes when it runs.
+
+    Args:
+        program: Holds the weights; it is not changed.
+        weights: By the first of their names.
+
+    Raises:
+        ExportError: The result does not export.
+    """
+    graph = program.copied_graph()
+    module = program.module_with(graph)
+    names = {name: each for each in weights.values() for name in each.about.names}
+    made: dict[str, Node] = {}
+    for node in list(module.graph.find_nodes(op="get_attr")):
+        found = names.get(str(node.target))
+        if found is None:
+            continue
+        first = found.about.name
+        if first not in made:
+            _hold(module, found)
+            with module.graph.inserting_before(node):
+                made[first] = _chain(module.graph, found.about)
+        node.replace_all_uses_with(made[first])
+        module.graph.erase_node(node)
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        delattr(module.get_submodule(owner), leaf)
+    module.recompile()
+    return Program.from_exported(program.with_module(module).export())
+
+
+def _hold(module: GraphModule, weight: Coded) -> None:
+    for name, tensor in weight.buffers().items():
+        owner, _, leaf = name.rpartition(".")
+        holder = module.get_submodule(owner)
+        holder.register_buffer(leaf, tensor)
+
+
+def _chain(graph: Graph, about: PackedWeight) -> Node:
+    """Calls that make the weight; how many follow the scale is what `_placing` says."""
+    call = graph.call_function
+    codes = graph.get_attr(about.codes)
+    if about.bits < 8:
+        flat = unpacked_bits(graph, codes, bits=about.bits, count=prod(about.sets))
+        codes = call(aten.view.default, (flat, list(about.sets)))
+    scale = graph.get_attr(about.scale)
+    if about.format == "codebook":
+        places = call(aten.to.dtype, (codes, torch.int64))
+        found = call(aten.gather.default, (scale, 1, places))
+    else:
+        found = call(aten.to.dtype, (codes, torch.float32))
+        if about.has_zero_point:
+            zero = call(aten.to.dtype, (graph.get_attr(about.zero_point), torch.float32))
+            found = call(aten.sub.Tensor, (found, zero))
+        elif not about.is_signed:
+            found = call(aten.sub.Scalar, (found, float(about.middle)))
+        found = call(aten.mul.Tensor, (found, scale))
+    for operator, arguments in _placing(about):
+        found = call(operator, (found, *arguments))
+    return found
+
+
+def _placing(about: PackedWeight) -> list[tuple[Any, tuple[Any, ...]]]:
+    """What brings ``(sets, n)`` into the weight's own shape and dtype, call by call."""
+    outputs_first = about.outputs_first
+    inputs = prod(outputs_first[1:])
+    calls: list[tuple[Any, tuple[Any, ...]]] = []
+    if about.groups * about.group_size > inputs:
+        calls.append((aten.view.default, ([outputs_first[0], about.groups * about.group_size],)))
+        calls.append((aten.slice.Tensor, (1, 0, inputs)))
+        calls.append((aten.reshape.default, (list(outputs_first),)))
+    else:
+        calls.append((aten.view.default, (list(outputs_first),)))
+    if about.axis:
+        order = [*range(1, about.axis + 1), 0, *range(about.axis + 1, len(outputs_first))]
+        calls.append((aten.permute.default, (order,)))
+    if about.dtype != "float32":
+        calls.append((aten.to.dtype, (getattr(torch, about.dtype),)))
+    return calls
+
+
+def made_at(program: Program, about: PackedWeight) -> Node:
+    """The node that takes the weight's place in a program."""
+    [scale] = [
+        node for node in program.graph.find_nodes(op="get_attr") if node.target == about.scale
+    ]
+    node: Node
+    [node] = scale.users
+    for _ in _placing(about):
+        [node] = node.users
+    return node
+
+
+def read_back(program: Program, about: PackedWeight) -> Coded:
+    """The codes of a weight, from the buffers of a program."""
+    scale = _buffer(program, about.scale)
+    codes = unpacked_codes(_buffer(program, about.codes), about)
+    if about.format == "codebook":
+        return Coded(about, Grid(0, scale.shape[1] - 1, levels=scale), codes)
+    if about.has_zero_point:
+        zero = _buffer(program, about.zero_point).float()
+    else:
+        zero = torch.full_like(scale, about.middle)
+    most = 2 if about.format == "ternary" else 2**about.bits - 1
+    least = 1 if about.symmetric and about.format != "ternary" else 0
+    return Coded(about, Grid(least, most, scale=scale, zero_point=zero), codes)
+
+
+def unpacked_codes(stored: Tensor, about: PackedWeight) -> Tensor:
+    """Codes as they are stored: uint8, ``(sets, n)``, from 0."""
+    if about.is_signed:
+        return (stored.int() + about.middle).to(torch.uint8)
+    if about.bits == 8:
+        return stored
+    graph = Graph()
+    flat = unpacked_bits(
+        graph, graph.placeholder("packed"), bits=about.bits, count=prod(about.sets)
+    )
+    graph.output(flat)
+    found: Tensor = GraphModule({}, graph)(stored)
+    return found.view(about.sets)
+
+
+def _buffer(program: Program, name: str) -> Tensor:
+    found = attribute(program.module, name)
+    assert isinstance(found, Tensor)
+    return found

@@ -1,0 +1,178 @@
+"""Weights as codes: whole numbers times a scale, or places in a codebook."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from worker.engine.config import QuantizeConfig
+from worker.engine.quantize.codebook import codebook_of
+
+BITS = {"int8": 8, "int4": 4, "int2": 2, "ternary": 2}
+"""Of one code, by the format of weights; a codebook has as many as its size needs."""
+
+# How far a range is cut, in steps: int8 loses more at its ends than it gains in its middle.
+_SHRINKS = {8: (0.7, 25), 4: (0.4, 49), 2: (0.2, 65)}
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the weights of one layer become codes.
+
+    Attributes:
+        format: ``int8``, ``int4``, ``int2``, ``ternary`` or ``codebook``.
+        bits: Of one code.
+        granularity: ``per_tensor``, ``per_channel`` or ``per_group``.
+        group_size: Inputs that share a scale where they are grouped.
+        symmetric: Whether there is no zero point.
+        clipping: ``max`` or ``mse``.
+        entries: Of a codebook.
+        keeps_zero: Whether zero stays zero: it always does but in a codebook.
+    """
+
+    format: str
+    bits: int
+    granularity: str
+    group_size: int
+    symmetric: bool
+    clipping: str
+    entries: int
+    keeps_zero: bool = False
+
+    @classmethod
+    def of(cls, config: QuantizeConfig) -> "Scheme":
+        entries = config.codebook_size
+        bits = BITS.get(config.weights) or max(1, (entries - 1).bit_length())
+        return cls(
+            format=config.weights,
+            bits=bits,
+            granularity=config.granularity,
+            group_size=config.group_size if config.granularity == "per_group" else 0,
+            symmetric=config.symmetric,
+            clipping=config.clipping,
+            entries=entries,
+        )
+
+    def keeping_zero(self) -> "Scheme":
+        return replace(self, keeps_zero=True)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What weights can become: one row for each set of weights that share it.
+
+    Of integers, ``levels`` is None and a code ``c`` is ``(c - zero_point) * scale``, both ``(sets,
+    1)`` and float32; of a codebook, ``levels`` is ``(sets, entries)``, sorted.
+    """
+
+    least: int
+    most: int
+    scale: Tensor | None = None
+    zero_point: Tensor | None = None
+    levels: Tensor | None = None
+
+    def where(self, is_other: Tensor, other: "Grid") -> "Grid":
+        """Another grid of integers for some sets: bool, ``(sets, 1)``."""
+        assert self.scale is not None
+        assert self.zero_point is not None
+        assert other.scale is not None
+        assert other.zero_point is not None
+        return replace(
+            self,
+            scale=torch.where(is_other, other.scale, self.scale),
+            zero_point=torch.where(is_other, other.zero_point, self.zero_point),
+        )
+
+    def encode(self, weights: Tensor) -> Tensor:
+        """The nearest codes: ``(sets, n)`` of any float to uint8, from ``least`` to ``most``."""
+        if self.levels is not None:
+            middles = (self.levels[:, 1:] + self.levels[:, :-1]) / 2
+            found = torch.searchsorted(middles, weights.to(middles.dtype).contiguous())
+            return found.to(torch.uint8)
+        assert self.scale is not None
+        assert self.zero_point is not None
+        codes = (weights / self.scale).round() + self.zero_point
+        return codes.clamp(self.least, self.most).to(torch.uint8)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """What codes stand for: float32."""
+        if self.levels is not None:
+            return self.levels.gather(1, codes.long())
+        assert self.scale is not None
+        assert self.zero_point is not None
+        return (codes.float() - self.zero_point) * self.scale
+
+
+def grid_of(weights: Tensor, scheme: Scheme) -> Grid:
+    """The grid that loses least of weights.
+
+    Args:
+        weights: ``(sets, n)``, float. NaN in them counts for nothing: it fills ragged groups.
+        scheme: How.
+
+    Symmetric integers reach as far up as down, and leave the lowest code out. ``ternary`` is the
+    least-squares optimum of Li, Zhang and Liu (2016), "Ternary weight networks", found exactly.
+    """
+    filled = weights.float().nan_to_num(0.0)
+    if scheme.format == "codebook":
+        levels = codebook_of(weights.float(), scheme.entries, keeps_zero=scheme.keeps_zero)
+        return Grid(0, scheme.entries - 1, levels=levels)
+    if scheme.format == "ternary":
+        middle = torch.ones(len(filled), 1, device=filled.device)
+        return Grid(0, 2, scale=_ternary_scale(filled), zero_point=middle)
+    make = _symmetric if scheme.symmetric else _asymmetric
+    if scheme.clipping == "max":
+        return make(filled, scheme.bits, 1.0)
+    return _least_error(filled, weights.isnan(), scheme.bits, make)
+
+
+def _symmetric(weights: Tensor, bits: int, reach: float) -> Grid:
+    top = 2 ** (bits - 1) - 1
+    largest = weights.abs().amax(1, keepdim=True) * reach
+    middle = torch.full_like(largest, top + 1)
+    return Grid(1, 2**bits - 1, scale=_positive(largest / top), zero_point=middle)
+
+
+def _asymmetric(weights: Tensor, bits: int, reach: float) -> Grid:
+    most = 2**bits - 1
+    low = weights.amin(1, keepdim=True).clamp(max=0) * reach
+    high = weights.amax(1, keepdim=True).clamp(min=0) * reach
+    scale = _positive((high - low) / most)
+    return Grid(0, most, scale=scale, zero_point=(-low / scale).round().clamp(0, most))
+
+
+def _positive(scale: Tensor) -> Tensor:
+    """Weights that are all zero have any scale."""
+    return torch.where(scale > _TINY, scale, 1.0)
+
+
+def _least_error(
+    weights: Tensor, is_filling: Tensor, bits: int, make: Callable[[Tensor, int, float], Grid]
+) -> Grid:
+    """The grid of least squared error among those that reach less far."""
+    least, steps = _SHRINKS[bits]
+    best = make(weights, bits, 1.0)
+    best_error = _error(best, weights, is_filling)
+    for reach in torch.linspace(1.0, least, steps).tolist()[1:]:
+        grid = make(weights, bits, reach)
+        error = _error(grid, weights, is_filling)
+        is_better = error < best_error
+        best_error = torch.where(is_better, error, best_error)
+        best = best.where(is_better, grid)
+    return best
+
+
+def _error(grid: Grid, weights: Tensor, is_filling: Tensor) -> Tensor:
+    difference = (grid.decode(grid.encode(weights)) - weights).masked_fill(is_filling, 0.0)
+    return difference.square().sum(1, keepdim=True)
+
+
+def _ternary_scale(weights: Tensor) -> Tensor:
+    """Of all numbers of weights that are not zero, the one that explains most."""
+    largest_first = weights.abs().double().sort(1, descending=True).values
+    sums = largest_first.cumsum(1)
+    counts = torch.arange(1, weights.shape[1] + 1, device=weights.device)
+    best = (sums.square() / counts).argmax(1, keepdim=True)
+    return _positive((sums.gather(1, best) / (best + 1)).float())
