@@ -441,7 +441,8 @@ class _Run:
             if self.found.zeros:
                 save_sparse(program, self.path("model.sparse.safetensors"))
         with self.stage("verifying", 2, "checks") as progress:
-            saved = Program.from_exported(load_program(self.path("model.pt2")))
+            read = Program.from_exported(load_program(self.path("model.pt2")))
+            saved = replace(read, packed=self.found.packed)
             counts = self.counted(saved)
             if counts != self.found.planned:
                 raise CountsDifferError(

@@ -5,7 +5,7 @@ what is told by the names of its buffers:
 
 * a weight ``W``: ``W_codes``, and ``W_scale`` with perhaps ``W_zero_point``, or ``W_codebook``. The
   scale, or the codebook, has one reader, with one reader behind it, and so on for as many as
-  `worker.engine.quantize.chain` has put there; the last takes the weight's place.
+  `worker.engine.coded.chain` has put there; the last takes the weight's place.
 * a static activation ``A``: ``A_scale`` and ``A_zero_point``, both float32 without dimensions. The
   scale has two readers, in this order: ``div(x, scale)``, where ``x`` is what is rounded, and
   ``mul(q, scale)``, which takes its place.

@@ -5,7 +5,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import sympy
@@ -27,6 +27,7 @@ from worker.engine.dynamic import (
 )
 from worker.engine.errors import ExportError, UnreadableModelError
 from worker.engine.inline import inline_regions
+from worker.engine.packed import NOTHING_PACKED, Packed
 from worker.engine.state import Written, written_in
 
 _HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set")
@@ -46,6 +47,7 @@ class Program:
         row_limits: Fewest and most rows that one call takes; the most is None where nothing
             limits it, and both are equal where the batch is not dynamic.
         written: What a call changes: a cache, a counter, an input.
+        packed: What it makes from codes. No file says it: who reads a program back has to.
     """
 
     module: GraphModule
@@ -55,6 +57,7 @@ class Program:
     sizes: Mapping[sympy.Symbol, int]
     row_limits: tuple[int, int | None]
     written: Written
+    packed: Packed = field(default=NOTHING_PACKED, kw_only=True)
 
     @classmethod
     def from_exported(cls, exported: ExportedProgram) -> "Program":
@@ -202,7 +205,8 @@ class Program:
         """The program on a device, with the devices that its graph spells out."""
         if self.device == torch.device(device):
             return self
-        return Program.from_exported(move_to_device_pass(self.export(), device))
+        moved = Program.from_exported(move_to_device_pass(self.export(), device))
+        return replace(moved, packed=self.packed)
 
     def _exported(self, dynamic_shapes: Any) -> ExportedProgram:
         return torch.export.export(

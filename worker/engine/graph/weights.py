@@ -1,7 +1,8 @@
 """The calls that multiply an activation with a weight: convolutions and linear layers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -51,8 +52,15 @@ _CALLS: dict[Any, tuple[str, int, str, int]] = {
 """For each operator: what is multiplied, along which dimension, with what, along which."""
 
 
-def weight_calls(program: Program) -> Iterator[WeightCall]:
-    """In the order of the program; those whose weight is a parameter as it is, or transposed."""
+def weight_calls(
+    program: Program, made: Mapping[Node, str] = MappingProxyType({})
+) -> Iterator[WeightCall]:
+    """In the order of the program; those whose weight is a parameter as it is, or transposed.
+
+    Args:
+        program: Whose calls.
+        made: Nodes that stand for a parameter, and its name: where weights are made from codes.
+    """
     for node in program.graph.nodes:
         if node.target not in _CALLS:
             continue
@@ -62,14 +70,16 @@ def weight_calls(program: Program) -> Iterator[WeightCall]:
             if len(program.shape(weight)) != 2:
                 break  # Of more dimensions, transposing may keep their order.
             weight, weight_dim = weight.args[0], -3 - weight_dim
-        if weight.op != "get_attr" or source.op == "get_attr":
-            continue
-        found = attribute(program.module, str(weight.target))
-        if isinstance(found, Parameter) and found.dim() > 1:
-            yield WeightCall(
-                node,
-                str(weight.target),
-                source,
-                dim % len(program.shape(source)),
-                weight_dim % found.dim(),
-            )
+        parameter = made.get(weight) or _parameter(program, weight)
+        rank = len(program.shape(weight))
+        if parameter is not None and rank > 1 and source.op != "get_attr":
+            source_dim = dim % len(program.shape(source))
+            yield WeightCall(node, parameter, source, source_dim, weight_dim % rank)
+
+
+def _parameter(program: Program, node: Node) -> str | None:
+    """The name of the parameter that a node is; None where it is none."""
+    if node.op != "get_attr":
+        return None
+    name = str(node.target)
+    return name if isinstance(attribute(program.module, name), Parameter) else None

@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from worker.engine.coded.chain import Coded, in_sets
+from worker.engine.coded.grid import Grid
 from worker.engine.config import QuantizeConfig
+from worker.engine.packed import PackedWeight
 from worker.engine.quantize.codebook import codebook_of
 
 BITS = {"int8": 8, "int4": 4, "int2": 2, "ternary": 2}
@@ -57,52 +60,6 @@ class Scheme:
 
     def keeping_zero(self) -> "Scheme":
         return replace(self, keeps_zero=True)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What weights can become: one row for each set of weights that share it.
-
-    Of integers, ``levels`` is None and a code ``c`` is ``(c - zero_point) * scale``, both ``(sets,
-    1)`` and float32; of a codebook, ``levels`` is ``(sets, entries)``, sorted.
-    """
-
-    least: int
-    most: int
-    scale: Tensor | None = None
-    zero_point: Tensor | None = None
-    levels: Tensor | None = None
-
-    def where(self, is_other: Tensor, other: "Grid") -> "Grid":
-        """Another grid of integers for some sets: bool, ``(sets, 1)``."""
-        assert self.scale is not None
-        assert self.zero_point is not None
-        assert other.scale is not None
-        assert other.zero_point is not None
-        return replace(
-            self,
-            scale=torch.where(is_other, other.scale, self.scale),
-            zero_point=torch.where(is_other, other.zero_point, self.zero_point),
-        )
-
-    def encode(self, weights: Tensor) -> Tensor:
-        """The nearest codes: ``(sets, n)`` of any float to uint8, from ``least`` to ``most``."""
-        if self.levels is not None:
-            middles = (self.levels[:, 1:] + self.levels[:, :-1]) / 2
-            found = torch.searchsorted(middles, weights.to(middles.dtype).contiguous())
-            return found.to(torch.uint8)
-        assert self.scale is not None
-        assert self.zero_point is not None
-        codes = (weights / self.scale).round() + self.zero_point
-        return codes.clamp(self.least, self.most).to(torch.uint8)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """What codes stand for: float32."""
-        if self.levels is not None:
-            return self.levels.gather(1, codes.long())
-        assert self.scale is not None
-        assert self.zero_point is not None
-        return (codes.float() - self.zero_point) * self.scale
 
 
 def grid_of(weights: Tensor, scheme: Scheme) -> Grid:
@@ -176,3 +133,27 @@ def _ternary_scale(weights: Tensor) -> Tensor:
     counts = torch.arange(1, weights.shape[1] + 1, device=weights.device)
     best = (sums.square() / counts).argmax(1, keepdim=True)
     return _positive((sums.gather(1, best) / (best + 1)).float())
+
+
+def about_weight(
+    names: tuple[str, ...], weight: Tensor, scheme: Scheme, *, axis: int
+) -> PackedWeight:
+    """How a weight is stored by a scheme. ``axis`` is the dimension of its outputs."""
+    return PackedWeight(
+        names=names,
+        shape=tuple(weight.shape),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        format=scheme.format,
+        bits=scheme.bits,
+        axis=axis,
+        granularity=scheme.granularity,
+        symmetric=scheme.symmetric,
+        group_size=scheme.group_size,
+    )
+
+
+def coded(weight: Tensor, about: PackedWeight, scheme: Scheme) -> Coded:
+    """Round a weight to the nearest codes of the grid that loses least."""
+    sets = in_sets(weight, about)
+    grid = grid_of(sets, scheme)
+    return Coded(about, grid, grid.encode(sets.nan_to_num(0.0)))

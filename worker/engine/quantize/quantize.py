@@ -1,19 +1,24 @@
 """The quantize step: what is quantized, in which order, and what the report says of it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from worker.engine.changed import Changed, LayerLine
+from worker.engine.coded.chain import Coded, with_codes
 from worker.engine.config import QuantizeConfig
 from worker.engine.data import Rows
 from worker.engine.errors import NothingToChangeError
 from worker.engine.packed import Packed
 from worker.engine.program import Program
-from worker.engine.quantize.chain import Coded, about_weight, coded, with_codes
-from worker.engine.quantize.codes import Scheme
+from worker.engine.quantize.activations import with_static
+from worker.engine.quantize.calibrate import calibrated
+from worker.engine.quantize.codes import Scheme, about_weight, coded
+from worker.engine.quantize.fold import folded
 from worker.engine.quantize.outputs import output_errors
+from worker.engine.quantize.points import points_of
 from worker.engine.quantize.targets import Target, targets_of
 from worker.engine.recovery.setting import Setting
 
@@ -30,7 +35,9 @@ def quantize(
         NothingToChangeError: No weight can be quantized, or none would get smaller.
         ExportError: The result does not export.
     """
-    targets, kept, warnings = targets_of(program, config.keep_float)
+    is_static = config.activations == "static"
+    base = folded(program) if is_static else program
+    targets, kept, warnings = targets_of(base, config.keep_float)
     scheme = Scheme.of(config)
     fitting, lines = _fitting(targets, scheme)
     kept += lines
@@ -46,14 +53,21 @@ def quantize(
     for done, target in enumerate(fitting, start=1):
         weights[target.name] = _rounded(target, scheme, setting)
         setting.on_progress(done, len(fitting))
-    dense = _holding(program, weights)
-    errors = {} if rows is None else output_errors(program, dense, rows, seed=setting.seed)
+    rounded, static = base, tuple[str, ...]()
+    if is_static:
+        assert rows is not None, "the recipe was checked before"
+        points = points_of(base, [call for target in fitting for call in target.calls])
+        ranges = calibrated(base, points, config, rows, setting)
+        rounded, static = with_static(base, points, ranges)
+    dense = _holding(rounded, weights)
+    errors = {} if rows is None else output_errors(base, dense, rows, seed=setting.seed)
     changed = with_codes(dense, weights)
+    packed = Packed(tuple(each.about for each in weights.values()), static)
     return Changed(
-        program=changed,
+        program=replace(changed, packed=packed),
         layers=(*(_line(each, weights[each.name], errors) for each in fitting), *kept),
         warnings=tuple(warnings),
-        packed=Packed(weights=tuple(each.about for each in weights.values())),
+        packed=packed,
     )
 
 

@@ -16,6 +16,8 @@ from worker.engine.program import Program
 from worker.engine.readers.onnx import Origin
 from worker.engine.wording import first_line
 from worker.engine.writers.inexpressible import InexpressibleError
+from worker.engine.writers.onnx_codes import OPSET, Lowered, lowered, pack_codes
+from worker.engine.writers.onnx_operators import WRITTEN
 
 for name in ("onnxscript", "onnx_ir"):  # They tell of each constant that they leave as it is.
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -30,7 +32,8 @@ def write(program: Program, origin: object, path: Path) -> None:
     Raises:
         InexpressibleError: The exporter does not know an operator, or one file cannot hold it.
     """
-    exported = program.export()
+    coded = lowered(program) if program.packed else Lowered(program)
+    exported = coded.program.export()
     weight_bytes = sum(tensor.nbytes for tensor in exported.state_dict.values())
     if weight_bytes > _MOST_BYTES:
         raise InexpressibleError(
@@ -41,8 +44,16 @@ def write(program: Program, origin: object, path: Path) -> None:
         # It prints its progress, and warns of what is its own business.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            made = torch.onnx.export(exported, dynamo=True, verbose=False, external_data=False)
+            made = torch.onnx.export(
+                exported,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                opset_version=OPSET if program.packed else None,
+                custom_translation_table=dict(WRITTEN),
+            )
             assert made is not None
+            pack_codes(made.model, coded.bits)
             # Where each node came from, in Python's words: most of a small file.
             ClearMetadataAndDocStringPass()(made.model)
             if isinstance(origin, Origin):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from worker.engine.coded.bits import packed_bits, unpacked_bits
+from worker.engine.coded.grid import Grid
 from worker.engine.packed import PackedWeight
 from worker.engine.program import Program, attribute
-from worker.engine.quantize.bits import packed_bits, unpacked_bits
-from worker.engine.quantize.codes import Grid, Scheme, grid_of
 
 aten = torch.ops.aten
 
@@ -32,6 +32,12 @@ class Coded:
     def weight(self) -> Tensor:
         """What the codes stand for, in the weight's own shape and dtype."""
         return placed(self.grid.decode(self.codes), self.about)
+
+    @property
+    def scale(self) -> Tensor:
+        """Of a grid of integers: float32, ``(sets, 1)``."""
+        assert self.grid.scale is not None
+        return self.grid.scale
 
     def buffers(self) -> dict[str, Tensor]:
         """What is stored, by name."""
@@ -52,23 +58,6 @@ class Coded:
         return found
 
 
-def about_weight(
-    names: tuple[str, ...], weight: Tensor, scheme: Scheme, *, axis: int
-) -> PackedWeight:
-    """How a weight is stored by a scheme. ``axis`` is the dimension of its outputs."""
-    return PackedWeight(
-        names=names,
-        shape=tuple(weight.shape),
-        dtype=str(weight.dtype).removeprefix("torch."),
-        format=scheme.format,
-        bits=scheme.bits,
-        axis=axis,
-        granularity=scheme.granularity,
-        symmetric=scheme.symmetric,
-        group_size=scheme.group_size,
-    )
-
-
 def in_sets(weight: Tensor, about: PackedWeight) -> Tensor:
     """The weight as float32 ``(sets, n)``, NaN where the last group is filled up."""
     matrix = weight.detach().float().movedim(about.axis, 0).flatten(1)
@@ -84,13 +73,6 @@ def placed(sets: Tensor, about: PackedWeight) -> Tensor:
     matrix = sets.reshape(outputs_first[0], -1)[:, : prod(outputs_first[1:])]
     weight = matrix.reshape(outputs_first).movedim(0, about.axis).contiguous()
     return weight.to(getattr(torch, about.dtype))
-
-
-def coded(weight: Tensor, about: PackedWeight, scheme: Scheme) -> Coded:
-    """Round a weight to the nearest codes of the grid that loses least."""
-    sets = in_sets(weight, about)
-    grid = grid_of(sets, scheme)
-    return Coded(about, grid, grid.encode(sets.nan_to_num(0.0)))
 
 
 def with_codes(program: Program, weights: Mapping[str, Coded]) -> Program:
@@ -133,12 +115,20 @@ def _hold(module: GraphModule, weight: Coded) -> None:
 
 
 def _chain(graph: Graph, about: PackedWeight) -> Node:
-    """Calls that make the weight; how many follow the scale is what `_placing` says."""
-    call = graph.call_function
+    """Calls that make the weight of what is stored."""
     codes = graph.get_attr(about.codes)
     if about.bits < 8:
         flat = unpacked_bits(graph, codes, bits=about.bits, count=prod(about.sets))
-        codes = call(aten.view.default, (flat, list(about.sets)))
+        codes = graph.call_function(aten.view.default, (flat, list(about.sets)))
+    return made_of(graph, codes, about)
+
+
+def made_of(graph: Graph, codes: Node, about: PackedWeight) -> Node:
+    """Calls that make the weight of codes: ``(sets, n)``, one in each element.
+
+    How many calls follow the one with the scale is what `_placing` says: so they are found again.
+    """
+    call = graph.call_function
     scale = graph.get_attr(about.scale)
     if about.format == "codebook":
         places = call(aten.to.dtype, (codes, torch.int64))

@@ -1,0 +1,1 @@
+"""Weights made from codes, in a program: put there, and found again."""
