@@ -263,3 +263,68 @@ def test_nothing_to_round_changes_nothing():
     original = program(nn.Tanh(), 6)
     assert with_static(original, [], []) == (original, ())
     assert with_dynamic(original, []) == (original, ())
+
+
+class Clamped(nn.Module):
+    """A layer, a clamp behind it, and a layer that reads what is left."""
+
+    def __init__(self, clamp: nn.Module):
+        super().__init__()
+        self.first, self.clamp, self.last = nn.Linear(6, 8), clamp, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.clamp(self.first(x) * 4))
+
+
+def _by_hand(module: Clamped, values: Tensor, found: Range) -> Tensor:
+    clamped = module.clamp(module.first(values) * 4)
+    codes = (torch.round(clamped / found.scale) + found.zero_point).clamp(-128, 127)
+    return module.last((codes - found.zero_point) * found.scale)
+
+
+@pytest.mark.parametrize(
+    ("clamp", "high", "is_left_out"),
+    [
+        (nn.ReLU(), 3.0, True),
+        (nn.ReLU(inplace=True), 3.0, True),
+        (nn.ReLU6(), 6.0, True),
+        (nn.ReLU6(inplace=True), 2.5, True),
+        (nn.ReLU6(), 8.0, False),
+        (nn.Hardtanh(-1.0, 1.0), 1.0, True),
+        (nn.Hardtanh(-1.0, 1.0), 2.0, False),
+        (nn.Sequential(nn.ReLU(), nn.Dropout()), 3.0, True),
+        (nn.LeakyReLU(), 3.0, False),
+    ],
+    ids=str,
+)
+def test_a_clamp_that_codes_make_superfluous_is_left_out(clamp, high, is_left_out):
+    module = randomized(Clamped(clamp))
+    original = program(module, 6)
+    point = points_of(original, list(weight_calls(original)))[1]
+    found = Range.of(0.0, high)
+    rounded, _ = with_static(original, [point], [found])
+    values = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = _by_hand(module, values, found)
+        torch.testing.assert_close(rounded.run([values])[0], expected, rtol=1e-5, atol=1e-5)
+    left = {str(node.target) for node in rounded.graph.nodes}
+    kept = {"aten.relu.default", "aten.relu_.default", "aten.hardtanh.default",
+            "aten.hardtanh_.default", "aten.relu6.default", "aten.leaky_relu.default"}  # fmt: skip
+    assert bool(left & kept) is not is_left_out
+
+
+def test_a_clamp_that_is_an_output_too_stays():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            made = self.first(x).relu_()
+            return made, self.last(made)
+
+    original, rows = program(Both(), 6), normal(6)
+    found, _, _ = _static(original, rows)
+    made, read = outputs(found, rows)
+    assert made.min() == 0
+    assert 0 < (read - outputs(original, rows)[1]).abs().max() < 0.1
