@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.fx import Node
 
+from worker.engine.arguments import argument, written_by
 from worker.engine.criteria.columns import is_convolution
 from worker.engine.graph.weights import WeightCall
 from worker.engine.program import Program, tensor_value
@@ -25,7 +27,8 @@ def with_static(
     """Round values to the codes of their ranges, wherever they are read; outputs stay as they are.
 
     ``value = (clamp(round(x / scale) + zero_point, -128, 127) - zero_point) * scale``, where halves
-    are rounded to even numbers: what QuantizeLinear and DequantizeLinear of ONNX compute.
+    are rounded to even numbers: what QuantizeLinear and DequantizeLinear of ONNX compute. A relu or
+    another clamp in front of it, of which the codes leave nothing to do, is left out.
 
     Args:
         program: Not changed.
@@ -100,6 +103,56 @@ def _round_static(draft: Draft, point: Point, found: Range) -> None:
         rounded = graph.call_function(aten.mul.Tensor, (code, scale))
     for reader in readers:
         reader.replace_input_with(value, rounded)
+    if value.op == "call_function":
+        _skip_clamps(draft, value, found)
+
+
+def _skip_clamps(draft: Draft, node: Node, found: Range) -> None:
+    """Leave out what only cuts off, behind a layer, what the codes of a range cut off as well.
+
+    Runtimes join a layer with what rounds its output, if nothing stands in between.
+    """
+    while len(node.users) == 1 and _is_within(node, found):
+        source = node.args[0]
+        assert isinstance(source, Node)
+        if written_by(node) and (len(source.users) > 1 or source.op != "call_function"):
+            return
+        node.replace_all_uses_with(source)
+        draft.graph.erase_node(node)
+        node = source
+
+
+def _is_within(node: Node, found: Range) -> bool:
+    """Whether a call only cuts off at bounds, and the codes of a range end before both."""
+    bounds = _bounds(node)
+    if bounds is None:
+        return False
+    low, high = (
+        round(float(np.float32(bound) / np.float32(found.scale))) + found.zero_point
+        if isinstance(bound, int | float)
+        else unbounded
+        for bound, unbounded in zip(bounds, (LOWEST, HIGHEST), strict=True)
+    )
+    return low <= LOWEST and high >= HIGHEST
+
+
+def _bounds(node: Node) -> tuple[object, object] | None:
+    """What a call cuts numbers off at, None for no bound; None for a call of another kind."""
+    match node.target:
+        case aten.relu.default | aten.relu_.default:
+            return 0, None
+        case aten.relu6.default | aten.relu6_.default:
+            return 0, 6
+        case aten.hardtanh.default | aten.hardtanh_.default:
+            return argument(node, "min_val"), argument(node, "max_val")
+        case aten.clamp.default | aten.clamp_.default:
+            return argument(node, "min"), argument(node, "max")
+        case aten.clamp_min.default | aten.clamp_min_.default:
+            return argument(node, "min"), None
+        case aten.dropout.default | aten.dropout_.default if not argument(node, "train"):
+            return None, None
+        case _:
+            return None
 
 
 def _round_dynamic(draft: Draft, value: Node, name: str, before: Node) -> Node:

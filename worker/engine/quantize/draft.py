@@ -71,18 +71,22 @@ class Draft:
             holder.register_buffer(leaf, value)
         return self.graph.get_attr(name)
 
-    def drop_unread(self, node: Node) -> None:
-        """Forget what a node reads from the module, if nobody reads it any more."""
-        if node.op != "get_attr" or node.users:
-            return
-        name = str(node.target)
-        self.graph.erase_node(node)
-        if not any(str(each.target) == name for each in self.graph.find_nodes(op="get_attr")):
-            self.drop(name)
-
     def drop(self, name: str) -> None:
+        """Forget what the module has under a name, if anything, unless somebody reads it."""
+        readers = [n for n in self.graph.find_nodes(op="get_attr") if str(n.target) == name]
+        if any(node.users for node in readers) or not self.has(name):
+            return
+        for node in readers:
+            self.graph.erase_node(node)
         owner, _, leaf = name.rpartition(".")
         delattr(self.module.get_submodule(owner), leaf)
+
+    def has(self, name: str) -> bool:
+        try:
+            attribute(self.module, name)
+        except AttributeError:
+            return False
+        return True
 
     def program_as_is(self) -> Program:
         """With other tensors of the same shapes, and the same graph."""

@@ -148,21 +148,11 @@ def _bias_name(weight: str) -> str:
 
 def _drop(draft: Draft, norm: Node) -> None:
     """Forget a norm, and its tensors where nobody else reads them."""
-    read = [node for node in norm.all_input_nodes if node.op == "get_attr"]
-    owner, _, _ = str(argument(norm, "running_mean").target).rpartition(".")
-    counter = f"{owner}.num_batches_tracked" if owner else "num_batches_tracked"
+    read = [str(node.target) for node in norm.all_input_nodes if node.op == "get_attr"]
+    mean = str(argument(norm, "running_mean").target)
     draft.graph.erase_node(norm)
-    for node in read:
-        draft.drop_unread(node)
-    names = {str(node.target) for node in draft.graph.find_nodes(op="get_attr")}
-    is_left = any(each.rpartition(".")[0] == owner for each in names)
-    if not is_left and counter not in names and _has(draft, counter):
-        draft.drop(counter)
-
-
-def _has(draft: Draft, name: str) -> bool:
-    try:
-        attribute(draft.module, name)
-    except AttributeError:
-        return False
-    return True
+    for name in read:
+        draft.drop(name)
+    if not draft.has(mean):
+        # How many batches a norm has seen is of interest to nobody else.
+        draft.drop(mean.removesuffix("running_mean") + "num_batches_tracked")

@@ -59,7 +59,7 @@ def whole(histogram: Histogram) -> Ends:
 
 
 def percentile(histogram: Histogram, percent: float) -> Ends:
-    """From the (100 - p)-th percentile to the p-th; everything where that is nothing but zero.
+    """From the (100 - p)-th percentile to the p-th; everything where hardly more than zero is left.
 
     Args:
         histogram: Zeros count as well.
@@ -74,7 +74,8 @@ def percentile(histogram: Histogram, percent: float) -> Ends:
     high = float(np.interp(share * total, below, edges))
     low = float(np.interp((1 - share) * total, below, edges))
     ends = min(low, 0.0), max(high, 0.0)
-    return ends if ends[0] < ends[1] else whole(histogram)
+    # Within the bins around zero nothing is known.
+    return ends if ends[1] - ends[0] > 2 * (edges[1] - edges[0]) else whole(histogram)
 
 
 def least_squares(histogram: Histogram) -> Ends:

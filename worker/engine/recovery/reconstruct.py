@@ -89,7 +89,7 @@ def reconstruct(
     if not fitting:
         return warnings
     order = np.random.default_rng(seed).permutation(len(rows))[: config.sample_count]
-    most = _rows_held(program, reference.program, rows)
+    most = rows_held(program, reference.program, rows)
     if most < len(order):
         warnings.append(
             f"reconstruct: {most} of {len(order)} rows are used: what the model computes of one "
@@ -113,7 +113,7 @@ def _size(layer: Layer) -> int:
     return columns + outputs
 
 
-def _rows_held(program: Program, reference: Program, rows: Rows) -> int:
+def rows_held(program: Program, reference: Program, rows: Rows) -> int:
     """How many rows may be held at once."""
     held = max(held_bytes(program) + held_bytes(reference), 1)
     examples = [leaf for leaf in program.example_leaves if isinstance(leaf, Tensor)]
