@@ -60,10 +60,14 @@ class Coded:
 
 def in_sets(weight: Tensor, about: PackedWeight) -> Tensor:
     """The weight as float32 ``(sets, n)``, NaN where the last group is filled up."""
-    matrix = weight.detach().float().movedim(about.axis, 0).flatten(1)
-    filling = about.groups * about.group_size - matrix.shape[1] if about.group_size else 0
-    if filling:
-        matrix = torch.nn.functional.pad(matrix, (0, filling), value=float("nan"))
+    return matrix_in_sets(weight.detach().float().movedim(about.axis, 0).flatten(1), about)
+
+
+def matrix_in_sets(matrix: Tensor, about: PackedWeight, *, filling: float = float("nan")) -> Tensor:
+    """The same of ``(outputs, inputs)``, whatever its dtype."""
+    missing = about.groups * about.group_size - matrix.shape[1] if about.group_size else 0
+    if missing:
+        matrix = torch.nn.functional.pad(matrix, (0, missing), value=filling)
     return matrix.reshape(about.sets)
 
 

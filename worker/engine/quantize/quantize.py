@@ -1,24 +1,30 @@
 """The quantize step: what is quantized, in which order, and what the report says of it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from worker.engine.changed import Changed, LayerLine
+from worker.engine.changed import KEPT, Changed, LayerLine
 from worker.engine.coded.chain import Coded, with_codes
 from worker.engine.config import QuantizeConfig
 from worker.engine.data import Rows
 from worker.engine.errors import NothingToChangeError
+from worker.engine.graph.weights import WeightCall
 from worker.engine.packed import Packed
 from worker.engine.program import Program
-from worker.engine.quantize.activations import with_static
+from worker.engine.quantize.activations import with_dynamic, with_static
 from worker.engine.quantize.calibrate import calibrated
-from worker.engine.quantize.codes import Scheme, about_weight, coded
+from worker.engine.quantize.codes import Scheme, about_weight, coded, grid_of
+from worker.engine.quantize.compensate import Stored, compensated
+from worker.engine.quantize.correct import bias_corrected
+from worker.engine.quantize.equalize import equalized
 from worker.engine.quantize.fold import folded
 from worker.engine.quantize.outputs import output_errors
 from worker.engine.quantize.points import points_of
+from worker.engine.quantize.sensitivity import most_sensitive
+from worker.engine.quantize.smooth import smoothed
 from worker.engine.quantize.targets import Target, targets_of
 from worker.engine.recovery.setting import Setting
 
@@ -31,68 +37,177 @@ def quantize(
 ) -> Changed:
     """Store weights as codes, and round activations if that is asked.
 
+    In this order: batch norms are folded where activations are static or channels equalized;
+    channels are equalized, outliers smoothed; the most sensitive layers are left out; ranges of
+    activations are calibrated on the float program; weights are rounded; biases corrected.
+
+    Args:
+        program: Not changed.
+        config: What is asked.
+        rows: Training data; None where nothing that is asked needs any.
+        setting: Seed, progress in layers, and weights whose zeros stay zero.
+
     Raises:
         NothingToChangeError: No weight can be quantized, or none would get smaller.
+        DataMismatchError: There are fewer than 16 rows to calibrate on, or the program does not run
+            on them.
+        NotFiniteError: An activation is NaN or infinite.
         ExportError: The result does not export.
     """
-    is_static = config.activations == "static"
-    base = folded(program) if is_static else program
-    targets, kept, warnings = targets_of(base, config.keep_float)
-    scheme = Scheme.of(config)
-    fitting, lines = _fitting(targets, scheme)
-    kept += lines
-    if not fitting:
-        reasons = "; ".join(f"{line.layer}: {line.reason}" for line in kept[:3])
-        raise NothingToChangeError(
-            f"no weight can be quantized{f' ({reasons})' if reasons else ''}: a model needs a "
-            "convolution, a linear or a recurrent layer, or an embedding, that `keep_float` does "
-            "not name",
-            pointer="/keep_float" if config.keep_float else "",
+    return _Quantization(program, config, rows, setting).done()
+
+
+@dataclass
+class _Quantization:
+    """One quantization: what was asked, and what was found on the way."""
+
+    program: Program
+    config: QuantizeConfig
+    rows: Rows | None
+    setting: Setting
+    kept: list[LayerLine] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def done(self) -> Changed:
+        base = self.prepared()
+        targets = self.chosen(base)
+        rounded, packed = self.with_rounded_activations(base, targets)
+        weights = self.rounded_weights(rounded, targets)
+        dense = _holding(rounded, weights)
+        if self.config.bias_correction:
+            calls = [call for target in targets for call in target.calls]
+            dense = bias_corrected(dense, base, self.config, self.needed_rows, self.setting, calls)
+        errors: Mapping[str, float] = {}
+        if self.rows is not None:
+            errors = output_errors(base, dense, self.rows, seed=self.setting.seed)
+        packed = replace(packed, weights=tuple(each.about for each in weights.values()))
+        return Changed(
+            program=replace(with_codes(dense, weights), packed=packed),
+            layers=(*(_line(each, weights[each.name], errors) for each in targets), *self.kept),
+            warnings=tuple(self.warnings),
+            packed=packed,
         )
-    weights = {}
-    for done, target in enumerate(fitting, start=1):
-        weights[target.name] = _rounded(target, scheme, setting)
-        setting.on_progress(done, len(fitting))
-    rounded, static = base, tuple[str, ...]()
-    if is_static:
-        assert rows is not None, "the recipe was checked before"
-        points = points_of(base, [call for target in fitting for call in target.calls])
-        ranges = calibrated(base, points, config, rows, setting)
-        rounded, static = with_static(base, points, ranges)
-    dense = _holding(rounded, weights)
-    errors = {} if rows is None else output_errors(base, dense, rows, seed=setting.seed)
-    changed = with_codes(dense, weights)
-    packed = Packed(tuple(each.about for each in weights.values()), static)
-    return Changed(
-        program=replace(changed, packed=packed),
-        layers=(*(_line(each, weights[each.name], errors) for each in fitting), *kept),
-        warnings=tuple(warnings),
-        packed=packed,
-    )
 
+    @property
+    def needed_rows(self) -> Rows:
+        assert self.rows is not None, "the recipe was checked before"
+        return self.rows
 
-def _fitting(targets: list[Target], scheme: Scheme) -> tuple[list[Target], list[LayerLine]]:
-    """The weights that get smaller, and lines for the others."""
-    fitting, kept = [], []
-    for target in targets:
+    def prepared(self) -> Program:
+        """The program whose weights are quantized: it computes what it did before."""
+        base = self.program
+        if self.config.activations == "static" or self.config.equalize:
+            base = folded(base)
+        if self.config.equalize:
+            base, pairs = equalized(base)
+            if not pairs:
+                self.warnings.append("equalize: no two layers follow each other as it needs them")
+        if self.config.smooth is not None:
+            base, norms = smoothed(
+                base, self.config.smooth, self.config, self.needed_rows, self.setting
+            )
+            if not norms:
+                self.warnings.append("smooth: no norm is read by linear layers alone")
+        return base
+
+    def chosen(self, base: Program) -> list[Target]:
+        """The weights to quantize; a line is kept for each of the others.
+
+        Raises:
+            NothingToChangeError: There is none.
+        """
+        targets, self.kept, warnings = targets_of(base, self.config.keep_float)
+        self.warnings += warnings
+        fitting = [each for each in targets if self.is_smaller(each)]
+        fitting = self.without_sensitive(base, fitting)
+        if not fitting:
+            reasons = "; ".join(f"{line.layer}: {line.reason}" for line in self.kept[:3])
+            raise NothingToChangeError(
+                f"no weight is quantized{f' ({reasons})' if reasons else ''}: a model needs a "
+                "convolution, a linear or recurrent layer, or an embedding, that is not told to "
+                "stay as it is"
+            )
+        return fitting
+
+    def is_smaller(self, target: Target) -> bool:
+        """Whether codes and scales take less room than the weight."""
+        scheme = self.scheme_of(target)
         about = about_weight(target.names, target.weight, scheme, axis=target.axis)
         if about.size_bytes(scheme.entries) < target.weight.nbytes:
-            fitting.append(target)
-        else:
-            size = target.weight.nbytes
-            reason = (
-                f"{tuple(target.weight.shape)} is so small that codes and scales would take no "
-                "less room"
-            )
-            kept.append(LayerLine(target.name, "kept", size, size, reason=reason))
-    return fitting, kept
+            return True
+        shape = tuple(target.weight.shape)
+        self.keep(target, f"codes and scales of {shape} would take no less room")
+        return False
 
+    def keep(self, target: Target, reason: str) -> None:
+        size = target.weight.nbytes
+        self.kept.append(LayerLine(target.name, KEPT, size, size, reason=reason))
 
-def _rounded(target: Target, scheme: Scheme, setting: Setting) -> Coded:
-    if setting.sparse and any(name in setting.sparse for name in target.names):
-        scheme = scheme.keeping_zero()
-    about = about_weight(target.names, target.weight, scheme, axis=target.axis)
-    return coded(target.weight, about, scheme)
+    def without_sensitive(self, base: Program, targets: list[Target]) -> list[Target]:
+        """All but the layers that the outputs would miss most."""
+        if not self.config.float_layers:
+            return targets
+        by_call = {call.parameter: target for target in targets for call in target.calls}
+
+        def weight_of(call: WeightCall) -> Tensor:
+            return self.nearest(by_call[call.parameter]).weight
+
+        calls = [call for target in targets for call in target.calls]
+        worst = most_sensitive(
+            base,
+            calls,
+            weight_of,
+            self.config,
+            self.needed_rows,
+            self.setting,
+            self.config.float_layers,
+        )
+        names = {call.parameter for call in worst}
+        for target in targets:
+            if names.intersection(target.names):
+                self.keep(target, "float_layers: the outputs change most with it")
+        return [target for target in targets if not names.intersection(target.names)]
+
+    def with_rounded_activations(
+        self, base: Program, targets: list[Target]
+    ) -> tuple[Program, Packed]:
+        calls = [call for target in targets for call in target.calls]
+        if self.config.activations == "static":
+            points = points_of(base, calls)
+            ranges = calibrated(base, points, self.config, self.needed_rows, self.setting)
+            program, static = with_static(base, points, ranges)
+            return program, Packed(static=static)
+        if self.config.activations == "dynamic":
+            program, dynamic = with_dynamic(base, calls)
+            return program, Packed(dynamic=dynamic)
+        return base, Packed()
+
+    def rounded_weights(self, rounded: Program, targets: list[Target]) -> dict[str, Coded]:
+        """Codes of all weights, by the first of their names."""
+        found: dict[str, Coded] = {}
+        if self.config.rounding == "compensated":
+            abouts = {each.name: self.stored(each) for each in targets}
+            found = compensated(rounded.copy(), abouts, self.config, self.needed_rows, self.setting)
+        for done, target in enumerate(targets, start=1):
+            if target.name not in found:
+                found[target.name] = self.nearest(target)
+            self.setting.on_progress(done, len(targets))
+        return {target.name: found[target.name] for target in targets}
+
+    def stored(self, target: Target) -> Stored:
+        scheme = self.scheme_of(target)
+        about = about_weight(target.names, target.weight, scheme, axis=target.axis)
+        return about, lambda sets: grid_of(sets, scheme)
+
+    def nearest(self, target: Target) -> Coded:
+        scheme = self.scheme_of(target)
+        about = about_weight(target.names, target.weight, scheme, axis=target.axis)
+        return coded(target.weight, about, scheme)
+
+    def scheme_of(self, target: Target) -> Scheme:
+        scheme = Scheme.of(self.config)
+        is_sparse = any(name in self.setting.sparse for name in target.names)
+        return scheme.keeping_zero() if is_sparse else scheme
 
 
 def _holding(program: Program, weights: Mapping[str, Coded]) -> Program:

@@ -74,8 +74,8 @@ def solvable(
         remaining: Which indices of the reference's parameters the program has.
         but: Names of parameters to leave alone.
     """
-    ours = {layer.parameter: layer for layer in _layers(program)}
-    twins = {layer.parameter: layer.node for layer in _layers(reference)}
+    ours = {layer.parameter: layer for layer in layers_of(program)}
+    twins = {layer.parameter: layer.node for layer in layers_of(reference)}
     changed = _changed(program, remaining)
     order = {node: at for at, node in enumerate(program.graph.nodes)}
     found: list[Layer] = []
@@ -85,7 +85,7 @@ def solvable(
     return sorted(found, key=lambda layer: order[layer.node])
 
 
-def _layers(program: Program) -> Iterator["_Product | _Recurrent"]:
+def layers_of(program: Program) -> Iterator["_Product | _Recurrent"]:
     """Those whose weight and bias nobody else reads."""
     readers = Counter(
         id(attribute(program.module, str(node.target)))

@@ -8,7 +8,7 @@ and said in ONNX's own words, by which onnxruntime knows what it can compute wit
 * a linear layer whose input is rounded in the range of each call becomes DynamicQuantizeLinear and
   MatMulInteger;
 * a linear layer's weight alone becomes DequantizeLinear in front of MatMul, for which onnxruntime
-  has kernels that read codes of 2, 4 and 8 bits;
+  has kernels that read codes of 4 and 8 bits;
 * all others are cast and multiplied, which onnxruntime does once, when it loads the file.
 
 Codes of other widths are stored in the next one that ONNX has: 2, 4 or 8 bits.
@@ -29,7 +29,7 @@ from worker.engine.coded.chain import Coded, made_at, made_of, read_back
 from worker.engine.coded.rounding import Rounded, rounded_activations
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.packed import NOTHING_PACKED
-from worker.engine.program import Program
+from worker.engine.program import Program, attribute
 from worker.engine.writers.onnx_operators import dequantized, integer_product, rounded_static
 
 aten = torch.ops.aten
@@ -135,6 +135,18 @@ class _Lowering:
         with self._graph.inserting_before(result):
             found = self._graph.call_function(rounded_static, arguments)
         result.replace_all_uses_with(found)
+        self._round_again(found, each)
+
+    def _round_again(self, node: Node, each: Rounded) -> None:
+        """Round behind what moves codes alone, which changes nothing: it may move codes then."""
+        for reader in list(node.users):
+            if reader.target in _MOVES and all(end.op != "output" for end in reader.users):
+                with self._graph.inserting_after(reader):
+                    arguments = (reader, each.scale, each.zero_point)
+                    again = self._graph.call_function(rounded_static, arguments)
+                reader.replace_all_uses_with(again)
+                again.replace_input_with(again, reader)
+                self._round_again(again, each)
 
     def _lower_weight(self, weight: Coded, place: Node) -> None:
         about = weight.about
@@ -179,17 +191,43 @@ class _Lowering:
                 arguments = (self._copies[reads.source], codes, scale)
                 found = self._graph.call_function(integer_product, arguments)
             else:
-                made = self._graph.call_function(dequantized, self._blocks_along(weight))
+                blocks = self._blocks_along(weight, has_zero=reads is not None)
+                made = self._graph.call_function(dequantized, blocks)
                 found = self._graph.call_function(aten.matmul.default, (source, made))
             bias = _bias_of(call.node)
             if bias is not None:
-                found = self._graph.call_function(aten.add.Tensor, (found, self._copies[bias]))
+                added = self._rounded_bias(weight, bias, reads) or self._copies[bias]
+                found = self._graph.call_function(aten.add.Tensor, (found, added))
         node.replace_all_uses_with(found)
         self._graph.erase_node(node)
 
-    def _blocks_along(self, weight: Coded) -> tuple[Node | int | None, ...]:
-        """The arguments of DequantizeLinear: codes, scale, zero point, axis, block."""
+    def _rounded_bias(self, weight: Coded, bias: Node, reads: Rounded | None) -> Node | None:
+        """A bias in steps of the products that it is added to, as integer kernels want it.
+
+        None where there are no such steps, or the bias is computed.
+        """
+        if reads is None or reads.scale is None or bias.op != "get_attr":
+            return None
+        name = str(bias.target)
+        values = attribute(self._program.module, name)
+        assert isinstance(values, Tensor)
+        step = weight.scale.flatten().double() * reads.scale
+        if values.dim() != 1 or weight.about.group_size:
+            return None
+        codes = (values.detach().double() / step).round().clamp(-(2**31), 2**31 - 1).int()
+        scale = step.float()[0] if weight.about.granularity == "per_tensor" else step.float()
+        arguments = (self._put(name, codes), self._put(f"{name}_scale", scale), None, 0, 0)
+        return self._graph.call_function(dequantized, arguments)
+
+    def _blocks_along(self, weight: Coded, *, has_zero: bool) -> tuple[Node | int | None, ...]:
+        """The arguments of DequantizeLinear: codes, scale, zero point, axis, block.
+
+        ``has_zero`` spells zero points out that are zero: integer kernels are made of no others.
+        """
         codes, scale, zero, block = self._blocks(weight)
+        if zero is None and has_zero:
+            shape = [] if weight.about.granularity == "per_tensor" else [len(weight.scale)]
+            zero = self._put(weight.about.zero_point, torch.zeros(shape, dtype=torch.int8))
         return codes, scale, zero, 0 if block else 1, block
 
     def _blocks(self, weight: Coded) -> tuple[Node, Node, Node | None, int]:
@@ -236,11 +274,14 @@ def _is_product(node: Node) -> bool:
 
 
 def _can_be_blocks(weight: Coded) -> bool:
-    """Whether ONNX has the codes: integers, in groups that are whole, of a float32 weight."""
+    """Whether kernels read the codes: integers, in groups that are whole, of a float32 weight.
+
+    Those of onnxruntime 1.32 for codes of 2 bits are wrong for some sizes.
+    """
     about = weight.about
-    is_whole = not about.group_size or about.shape[1 - about.axis] % about.group_size == 0
-    is_integer = about.format != "codebook" and about.dtype == "float32"
-    return is_whole and is_integer and len(about.shape) == 2
+    if len(about.shape) != 2 or about.dtype != "float32" or about.format not in ("int8", "int4"):
+        return False
+    return not about.group_size or about.shape[1 - about.axis] % about.group_size == 0
 
 
 def _bias_of(node: Node) -> Node | None:
