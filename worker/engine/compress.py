@@ -54,6 +54,7 @@ from worker.engine.prune.rounds import Steps, in_rounds, is_searching, origin_of
 from worker.engine.prune.shift import shifted, stand_ins
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
 from worker.engine.prune.verify import verify_cut
+from worker.engine.quantize.learning import learner, relearned
 from worker.engine.readers import Source
 from worker.engine.recovery.reconstruct import Reference
 from worker.engine.recovery.recover import Sources, recover
@@ -153,7 +154,7 @@ class _Run:
         self, start: Resumed, original: Program, test: Rows | None, train: Rows | None
     ) -> Program:
         """Do the recipe, from where an attempt before this one was."""
-        program, snapshot = start.program, start.snapshot
+        program, snapshot = replace(start.program, packed=self.found.packed), start.snapshot
         checkpoints = Checkpoints(self.request, self.found_now)
         steps = in_rounds(self.request.recipe)
         pruning = [at for at, (_, step) in enumerate(steps) if isinstance(step, PruningConfig)]
@@ -325,6 +326,11 @@ class _Run:
                 return self.prune(program, step, name, todo.train)
             case _:
                 assert todo.train is not None, "the recipe was checked before"
+                if program.packed:
+                    # What is trained has no file: a run that is interrupted begins the step anew.
+                    taught, alone = learner(program), replace(setting, snapshots=NoSnapshots())
+                    self.recover(taught, step, todo.train, todo.original, alone)
+                    return relearned(program, taught)
                 self.recover(program, step, todo.train, todo.original, setting)
         return program
 
