@@ -328,3 +328,21 @@ def test_a_clamp_that_is_an_output_too_stays():
     made, read = outputs(found, rows)
     assert made.min() == 0
     assert 0 < (read - outputs(original, rows)[1]).abs().max() < 0.1
+
+
+def test_a_clamp_in_place_stays_where_others_see_what_it_writes():
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            made = self.first(x)
+            halves = made.view(-1, 2, 4).relu_()
+            return self.last(halves), made * 2
+
+    original, rows = program(Seen(), 6), normal(6)
+    found, _, _ = _static(original, rows)
+    for made, expected in zip(outputs(found, rows), outputs(original, rows), strict=True):
+        assert 0 < (made - expected).abs().max() < 0.1
+    assert outputs(found, rows)[1].min() == 0

@@ -13,7 +13,7 @@ from worker.engine.program import Program, tensor_value
 from worker.engine.quantize.calibrate import HIGHEST, LOWEST, Range
 from worker.engine.quantize.draft import Draft
 from worker.engine.quantize.points import Point, input_name
-from worker.engine.quantize.writes import Writes
+from worker.engine.quantize.writes import Writes, is_seen_once
 
 aten = torch.ops.aten
 
@@ -115,8 +115,8 @@ def _skip_clamps(draft: Draft, node: Node, found: Range) -> None:
     while len(node.users) == 1 and _is_within(node, found):
         source = node.args[0]
         assert isinstance(source, Node)
-        if written_by(node) and (len(source.users) > 1 or source.op != "call_function"):
-            return
+        if written_by(node) and not is_seen_once(node):
+            return  # Others see what it writes.
         node.replace_all_uses_with(source)
         draft.graph.erase_node(node)
         node = source

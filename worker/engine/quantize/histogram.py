@@ -11,6 +11,7 @@ _LEVELS = 256
 _ENDS = 256
 """Of so many places on either side the best is chosen."""
 _AT_ONCE = 2**20
+_NARROWEST = 1e-30
 _EMPTY = 1e-4
 """What a level that should have something and has nothing is taken for, as Migacz' smoothing."""
 
@@ -40,13 +41,17 @@ class Histogram:
 
     def add(self, values: Tensor) -> None:
         """Count more numbers, all within the range."""
-        width = (self.high - self.low) / BINS
         for part in torch.split(values.detach().flatten(), _AT_ONCE):
-            other = part[part != 0].double()
-            self.zeros += len(part) - len(other)
-            if width > 0:
-                places = ((other - self.low) / width).long().clamp_(0, BINS - 1)
-                self.counts += torch.bincount(places, minlength=BINS).cpu().numpy()
+            counts = torch.bincount(self._places(part), minlength=BINS)
+            zeros = len(part) - int(part.count_nonzero())
+            counts[self._places(part.new_zeros(1))] -= zeros
+            self.counts += counts.cpu().numpy()
+            self.zeros += zeros
+
+    def _places(self, values: Tensor) -> Tensor:
+        """The bin of each number; in single precision, which is several times faster."""
+        per_unit = BINS / max(self.high - self.low, _NARROWEST)
+        return values.float().sub(self.low).mul_(per_unit).int().clamp_(0, BINS - 1)
 
 
 Ends = tuple[float, float]

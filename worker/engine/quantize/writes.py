@@ -26,10 +26,11 @@ class Writes:
         later does so through what the node's one reader gives back.
         """
         last = max(self._into.get(memory_of(node), ()), default=-1)
-        return last <= self._order[node] or _is_seen_once(node)
+        return last <= self._order[node] or is_seen_once(node)
 
 
-def _is_seen_once(node: Node) -> bool:
+def is_seen_once(node: Node) -> bool:
+    """Whether a value, and what its memory held before it, is read by one node each."""
     while len(node.users) == 1:
         if memory_of(node) is node:
             return node.op == "call_function"
