@@ -96,7 +96,9 @@ class _Quantization:
     def prepared(self) -> Program:
         """The program whose weights are quantized: it computes what it did before."""
         base = self.program
-        if self.config.activations == "static" or self.config.equalize:
+        config = self.config
+        if config.activations == "static" or config.equalize or config.bias_correction:
+            # A convolution in front of a norm has no bias of its own, and no end to round at.
             base = folded(base)
         if self.config.equalize:
             base, pairs = equalized(base)
