@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from worker.engine.admit import admitted
+from worker.engine.changed import Changed
 from worker.engine.checkpoint import Checkpoints, Resumed, resumed
 from worker.engine.config import (
     ApplyPlanConfig,
@@ -54,10 +55,9 @@ from worker.engine.prune.rounds import Steps, in_rounds, is_searching, origin_of
 from worker.engine.prune.shift import shifted, stand_ins
 from worker.engine.prune.sparsify import SparsePlan, check_zeros, decide_zeros, zeroed
 from worker.engine.prune.verify import verify_cut
-from worker.engine.quantize.learning import learner, relearned
 from worker.engine.readers import Source
 from worker.engine.recovery.reconstruct import Reference
-from worker.engine.recovery.recover import Sources, recover
+from worker.engine.recovery.recover import Sources
 from worker.engine.recovery.remaining import Remaining
 from worker.engine.recovery.setting import NoSnapshots, Setting
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
@@ -69,7 +69,7 @@ from worker.engine.search.run import search
 from worker.engine.search.smallest import Tried
 from worker.engine.search.stopwatch import Stopwatch
 from worker.engine.search.workshop import Workshop, as_memory
-from worker.engine.transform import NAMES, STAGES, transformed
+from worker.engine.transform import NAMES, STAGES, recovered, transformed
 
 
 def compress(request: Request, *, on_progress: OnProgress) -> dict[str, Any]:
@@ -201,8 +201,8 @@ class _Run:
         rows: Rows,
         original: Program,
         setting: Setting,
-    ) -> None:
-        """One recovery step, in place; rows are held out if it keeps what is best on them."""
+    ) -> Program:
+        """One recovery step; rows are held out if it keeps what is best on them."""
         if isinstance(step, TrainingConfig) and step.keep == "best":
             rows, held_out = rows.split(self.request.validation_fraction, seed=self.request.seed)
             setting = replace(setting, validation=held_out)
@@ -212,7 +212,7 @@ class _Run:
             self.reference = self.found.remaining = None
         unit = "layers" if isinstance(step, ReconstructConfig) else "batches"
         with self.stage("recovering", 1, unit) as progress:
-            recover(program, step, sources, replace(setting, on_progress=progress))
+            return recovered(program, step, sources, replace(setting, on_progress=progress))
 
     def searched(
         self, asked: "_Searched", program: Program, setting: Setting, checkpoints: Checkpoints
@@ -267,7 +267,11 @@ class _Run:
             pruned, asked.original, asked.test, decided.predicted, stage="pruning"
         )
         self.reference = self.found.remaining = None
-        return program if found.program is None else found.program
+        if found.made is None:
+            return program
+        for at, change, changed in found.made.changes:
+            self.tell(replace(asked, place=asked.place + 1 + at), change, changed)
+        return found.made.program
 
     def stopwatch(self, coupling: Coupling) -> Stopwatch:
         evaluation = self.request.evaluation
@@ -326,13 +330,7 @@ class _Run:
                 return self.prune(program, step, name, todo.train)
             case _:
                 assert todo.train is not None, "the recipe was checked before"
-                if program.packed:
-                    # What is trained has no file: a run that is interrupted begins the step anew.
-                    taught, alone = learner(program), replace(setting, snapshots=NoSnapshots())
-                    self.recover(taught, step, todo.train, todo.original, alone)
-                    return relearned(program, taught)
-                self.recover(program, step, todo.train, todo.original, setting)
-        return program
+                return self.recover(program, step, todo.train, todo.original, setting)
 
     def transformed(
         self, todo: "_Todo", step: TransformConfig, program: Program, setting: Setting
@@ -341,12 +339,17 @@ class _Run:
         with self.stage(STAGES[type(step)], 1, "layers") as progress:
             told = replace(setting, on_progress=progress)
             changed = transformed(program, step, todo.train, told)
+        # Layers are no more what they were, and nothing follows that looks at how they were.
+        self.reference = self.found.remaining = None
+        self.tell(todo, step, changed)
+        return changed.program
+
+    def tell(self, todo: "_Todo", step: TransformConfig, changed: Changed) -> None:
+        """Measure what a step made, and put it down for the report."""
         for warning in changed.warnings:
             self.found.warn(warning)
         self.found.packed = changed.packed
         self.found.planned = self.counted(changed.program)
-        # Layers are no more what they were, and nothing follows that looks at how they were.
-        self.reference = self.found.remaining = None
         stage = STAGES[type(step)]
         found = self.measured(
             changed.program, todo.original, todo.test, self.found.planned, stage=stage
@@ -362,7 +365,6 @@ class _Run:
                 "layers": [line.as_json() for line in changed.layers],
             }
         )
-        return changed.program
 
     def counted(self, program: Program) -> Counts:
         """Counts of a program; weights that it makes from codes are parameters still."""
@@ -589,14 +591,10 @@ class _Todo:
 
 
 @dataclass(frozen=True)
-class _Searched:
+class _Searched(_Todo):
     """A step that searches, with all that it searches with."""
 
-    place: int
     step: PruneConfig
-    original: Program
-    train: Rows | None
-    test: Rows | None
 
     @property
     def limits(self) -> SearchConfig:

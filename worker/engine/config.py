@@ -46,7 +46,8 @@ class PruneConfig:
         normalization: None is the criterion's own.
         algorithm: ``cut``, ``shift`` or ``zero``.
         pattern: Of zeros: ``elements``, ``N:M`` or ``AxB``.
-        rounds: In how many steps, with ``recover`` between them.
+        rounds: In how many steps, with ``recover`` between them; of a step that searches it is what
+            is done with each model.
         progress: Which parts of the whole are gone before and after this round, in [0, 1].
         origin: What fractions are of; None is the program that is pruned.
     """
@@ -75,7 +76,7 @@ class PruneConfig:
     pattern: str = "elements"
     rounds: int = 1
     schedule: str = "linear"
-    recover: tuple["RecoveryConfig", ...] = ()
+    recover: tuple["RecoveryConfig | TransformConfig", ...] = ()
     search: "SearchConfig | None" = None
     progress: tuple[float, float] = (0.0, 1.0)
     origin: "Origin | None" = None

@@ -1,15 +1,24 @@
-"""Do one step that factorizes, quantizes or casts, whichever it is."""
+"""Do one step that factorizes, quantizes or casts, whichever it is; and recover what it gives."""
 
+from dataclasses import replace
 from typing import assert_never
 
 from worker.engine.changed import Changed
-from worker.engine.config import CastConfig, FactorizeConfig, QuantizeConfig, TransformConfig
+from worker.engine.config import (
+    CastConfig,
+    FactorizeConfig,
+    QuantizeConfig,
+    RecoveryConfig,
+    TransformConfig,
+)
 from worker.engine.data import Rows
 from worker.engine.factorize import factorize
 from worker.engine.precision import cast
 from worker.engine.program import Program
 from worker.engine.quantize import quantize
-from worker.engine.recovery.setting import Setting
+from worker.engine.quantize.learning import learner, relearned
+from worker.engine.recovery.recover import Sources, recover
+from worker.engine.recovery.setting import NoSnapshots, Setting
 
 STAGES: dict[type[TransformConfig], str] = {
     FactorizeConfig: "factorizing",
@@ -46,3 +55,19 @@ def transformed(
             return cast(program, step, rows, setting)
         case _:
             assert_never(step)
+
+
+def recovered(
+    program: Program, step: RecoveryConfig, sources: Sources, setting: Setting
+) -> Program:
+    """Do a recovery step: in place, but for a program with codes, which gives another.
+
+    Such a program is trained through its rounding, and gets new codes. What is trained then has no
+    file: it leaves no snapshots.
+    """
+    if not program.packed:
+        recover(program, step, sources, setting)
+        return program
+    taught = learner(program)
+    recover(taught, step, sources, replace(setting, snapshots=NoSnapshots()))
+    return relearned(program, taught)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
-from worker.engine.config import Origin, PruneConfig, RecoveryConfig, StepConfig
+from worker.engine.config import Origin, PruneConfig, RecoveryConfig, StepConfig, TransformConfig
 from worker.engine.graph.counts import count
 from worker.engine.graph.coupling import couple
 from worker.engine.program import Program
@@ -28,14 +28,14 @@ Steps = Sequence[tuple[int, StepConfig]]
 def in_rounds(recipe: Sequence[StepConfig]) -> Steps:
     """The recipe with a step for each round, and the recovery between them.
 
-    A step that searches takes the recovery that follows it into its own ``recover``.
+    A step that searches takes all that follows it into its own ``recover``.
     """
     steps: list[tuple[int, StepConfig]] = []
     for place, step in enumerate(recipe):
-        if steps and isinstance(step, RecoveryConfig):
+        if steps and isinstance(step, RecoveryConfig | TransformConfig):
             at, last = steps[-1]
             if is_searching(last):
-                # Each model that is tried is recovered by what follows.
+                # What follows is done with each model that is tried.
                 steps[-1] = (at, replace(last, recover=(*last.recover, step)))
                 continue
         if not isinstance(step, PruneConfig) or step.rounds == 1:

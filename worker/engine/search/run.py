@@ -8,24 +8,23 @@ from worker.engine.config import PruneConfig, SearchConfig
 from worker.engine.criteria.subject import ignore
 from worker.engine.data import Rows
 from worker.engine.errors import DataMismatchError
-from worker.engine.program import Program
 from worker.engine.prune.plan import Scored
 from worker.engine.prune.scoring import NORMALIZATIONS
 from worker.engine.safety import broken, unmeasured
 from worker.engine.search.sensitivity import Sensitivity, scores_by, sensitivities
 from worker.engine.search.smallest import Smallest, Tried
-from worker.engine.search.workshop import Workshop
+from worker.engine.search.workshop import Made, Workshop
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search found; ``delivered`` and ``program`` are None where nothing keeps the promise.
+    """What a search found; ``delivered`` and ``made`` are None where nothing keeps the promise.
 
     ``report`` is the document of a job's report.
     """
 
     delivered: Tried | None
-    program: Program | None
+    made: Made | None
     report: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -68,11 +67,9 @@ def search(
 
     looking = Smallest(scored, _families(scored, found, limits), limits, attempt)
     looking.look()
-    delivered, program = _confirmed(workshop, looking, test, before)
+    delivered, made = _confirmed(workshop, looking, test, before)
     warnings = _warnings(looking, delivered, test)
-    return Searched(
-        delivered, program, _report(workshop, looking, found, limits, delivered), warnings
-    )
+    return Searched(delivered, made, _report(workshop, looking, found, limits, delivered), warnings)
 
 
 def _check_promise(workshop: Workshop, test: Rows | None, before: Mapping[str, Any]) -> None:
@@ -102,18 +99,18 @@ def _families(scored: Scored, found: list[Sensitivity], limits: SearchConfig) ->
 
 def _confirmed(
     workshop: Workshop, looking: Smallest, test: Rows | None, before: Mapping[str, Any]
-) -> tuple[Tried | None, Program | None]:
+) -> tuple[Tried | None, Made | None]:
     """The smallest that keeps the promise, on the test data too where there is any."""
     for tried in looking.kept:
-        program = workshop.program_of(tried)
+        made = workshop.made_in(tried)
         if test is None:
-            return tried, program
-        after = workshop.quality(program, test)
+            return tried, made
+        after = workshop.quality(made.program, test)
         is_confirmed = not broken(before["quality"], after, workshop.promise)
         confirmed = replace(tried, is_confirmed=is_confirmed)
         looking.tried[tried.number - 1] = confirmed
         if is_confirmed:
-            return confirmed, program
+            return confirmed, made
     return None, None
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.config import EvaluationConfig, RecoveryConfig, TrainingConfig
+from worker.engine.changed import Changed
+from worker.engine.config import EvaluationConfig, RecoveryConfig, TrainingConfig, TransformConfig
 from worker.engine.criteria.subject import ignore
 from worker.engine.data import Rows
 from worker.engine.errors import DivergedError, NotFiniteError
@@ -19,13 +20,29 @@ from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import Scored
 from worker.engine.recovery.reconstruct import Reference
-from worker.engine.recovery.recover import Sources, recover
+from worker.engine.recovery.recover import Sources
 from worker.engine.recovery.setting import Setting
 from worker.engine.safety import SafetyConfig, broken
 from worker.engine.search.smallest import Tried
 from worker.engine.search.stopwatch import Stopwatch
+from worker.engine.transform import recovered, transformed
 
 _LATENCY_ROUNDS = 21
+
+
+Pointing = Callable[[], AbstractContextManager[None]]
+"""What has failures inside point at a step."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model of a search.
+
+    ``changes`` has each step that factorizes, quantizes or casts, with its place behind the search.
+    """
+
+    program: Program
+    changes: tuple[tuple[int, TransformConfig, Changed], ...] = ()
 
 
 @dataclass
@@ -34,7 +51,8 @@ class Workshop:
 
     Attributes:
         scored: The channels; their program is what is cut.
-        recipe: The steps that recover a model, each with what has its failures point at it.
+        recipe: The steps that follow the search, done with each model; each with what has its
+            failures point at it.
         sources: Training rows (those held out are not among them), original and reference.
         validation: Rows held out, to judge by.
         validation_fraction: Of the training rows, for steps that keep what is best.
@@ -46,7 +64,9 @@ class Workshop:
     """
 
     scored: Scored
-    recipe: Sequence[tuple[RecoveryConfig, Callable[[], AbstractContextManager[None]]]]
+    recipe: Sequence[
+        tuple[RecoveryConfig | TransformConfig, Callable[[], AbstractContextManager[None]]]
+    ]
     sources: Sources
     validation: Rows
     promise: SafetyConfig
@@ -55,7 +75,7 @@ class Workshop:
     validation_fraction: float = 0.1
     watch: Stopwatch | None = None
     known: Sequence[Mapping[str, Any]] = ()
-    _held: tuple[int, Program] | None = None
+    _held: "tuple[int, Made] | None" = None
     _baseline: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -79,17 +99,24 @@ class Workshop:
             seed=self.setting.seed,
         )
 
-    def made(self, keep: Tensor) -> Program:
-        """A cut, recovered: the same each time."""
+    def made(self, keep: Tensor) -> "Made":
+        """A cut, and what follows it: the same each time."""
         coupling = self.scored.coupling
         program = cut(coupling, keep).copy()
         before = self.sources.reference or Reference.of(coupling.program)
         reference = before.after(coupling, keep)
         sources = replace(self.sources, reference=reference)
+        changes: list[tuple[int, TransformConfig, Changed]] = []
         for number, (step, pointing) in enumerate(self.recipe):
             torch.manual_seed(self.setting.seed)
             with pointing():
                 setting = replace(self.setting, number=self.setting.number + number)
+                if isinstance(step, TransformConfig):
+                    changed = transformed(program, step, sources.rows, setting)
+                    program = changed.program
+                    changes.append((number, step, changed))
+                    sources = replace(sources, reference=None)
+                    continue
                 given = sources
                 if isinstance(step, TrainingConfig) and step.keep == "best":
                     # Rows of its own: those that judge a model choose none of its weights.
@@ -97,10 +124,10 @@ class Workshop:
                     rows, held_out = sources.rows.split(fraction, seed=setting.seed)
                     setting = replace(setting, validation=held_out)
                     given = replace(sources, rows=rows)
-                recover(program, step, given, setting)
+                program = recovered(program, step, given, setting)
             if step.trains:
                 sources = replace(sources, reference=None)
-        return program
+        return Made(program, tuple(changes))
 
     def attempt(self, keep: Tensor, reason: str, number: int) -> Tried:
         """Try a cut. One whose training diverges keeps no promise, and ends nothing."""
@@ -110,17 +137,17 @@ class Workshop:
         counts = count(self.scored.coupling, keep)
         ratio = None
         try:
-            program = self.made(keep)
-            found: Mapping[str, Any] = self.quality(program, self.validation)
+            made = self.made(keep)
+            found: Mapping[str, Any] = self.quality(made.program, self.validation)
         except (DivergedError, NotFiniteError) as error:
             self.setting.warn(f"a model of the search is given up: {error}")
             return self._given_up(keep, reason, number, perf_counter() - began)
         is_kept = not broken(self.baseline, found, self.promise)
         if self.watch is not None:
-            [ratio] = self.watch.ratios_of([program], rounds=_LATENCY_ROUNDS)
+            [ratio] = self.watch.ratios_of([made.program], rounds=_LATENCY_ROUNDS)
         tried = Tried(number, reason, keep, counts, found, ratio, is_kept, perf_counter() - began)
         if is_kept:
-            self._hold(tried, program)
+            self._hold(tried, made)
         return tried
 
     def _given_up(self, keep: Tensor, reason: str, number: int, seconds: float) -> Tried:
@@ -132,15 +159,15 @@ class Workshop:
         ratio = None if self.watch is None else 1.0
         return Tried(number, reason, keep, counts, found, ratio, False, seconds)
 
-    def program_of(self, tried: Tried) -> Program:
+    def made_in(self, tried: Tried) -> "Made":
         """The model of a trial; made again unless it is the last one that kept the promise."""
         if self._held is not None and self._held[0] == tried.number:
             return self._held[1]
         return self.made(tried.keep)
 
-    def _hold(self, tried: Tried, program: Program) -> None:
+    def _hold(self, tried: Tried, made: "Made") -> None:
         # One is in memory: the newest that kept the promise is, nearly always, the smallest.
-        self._held = (tried.number, program)
+        self._held = (tried.number, made)
 
     def _of_before(self, keep: Tensor) -> Tried | None:
         kept = keep.nonzero().flatten().tolist()
