@@ -17,8 +17,8 @@ _MASK = 1e4
 LOW_PRECISION = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def tolerance(program: Program) -> float:
-    """The largest relative error that rounding explains, by the coarsest dtype computed with."""
+def dtypes_of(program: Program) -> set[torch.dtype]:
+    """The types of what a program stores and computes."""
     tensors = [
         *program.module.parameters(),
         *(
@@ -28,8 +28,12 @@ def tolerance(program: Program) -> float:
             for node in part.graph.nodes
         ),
     ]
-    dtypes = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
-    return max([TOLERANCE, *(LOW_PRECISION.get(dtype, 0.0) for dtype in dtypes)])
+    return {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
+
+
+def tolerance(program: Program) -> float:
+    """The largest relative error that rounding explains, by the coarsest dtype computed with."""
+    return max([TOLERANCE, *(LOW_PRECISION.get(dtype, 0.0) for dtype in dtypes_of(program))])
 
 
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

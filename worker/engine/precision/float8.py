@@ -64,12 +64,13 @@ def scaled_weights(program: Program, choice: Choice) -> Mapping[str, Scaled]:
             scale_name = f"{name}_scale"
             while scale_name in taken:
                 scale_name += "_"
-            done[id(tensor)] = _scaled(tensor.detach(), dims.get(name, 0), scale_name)
+            done[id(tensor)] = scaled(tensor.detach(), dims.get(name, 0), scale_name)
         found[name] = done[id(tensor)]
     return found
 
 
-def _scaled(weight: Tensor, dim: int, scale_name: str) -> Scaled:
+def scaled(weight: Tensor, dim: int, scale_name: str) -> Scaled:
+    """A weight in 8 bits, with a scale for each index of a dimension, that of the outputs."""
     others = [at for at in range(weight.dim()) if at != dim]
     most = weight.abs().amax(others, keepdim=True)
     # A channel of zeros is zero with any scale.
