@@ -17,7 +17,8 @@ from worker.engine.precision import rewrite
 from worker.engine.program import Program
 
 aten = torch.ops.aten
-NAMES = sorted(PATTERNS)
+# Half of them: each takes a third of a second, and its type is one of three.
+NAMES = sorted(PATTERNS)[::2]
 DTYPES = ("float16", "bfloat16", "float8_e4m3fn")
 COMPUTED = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float8_e4m3fn": torch.bfloat16}
 
@@ -126,7 +127,7 @@ def test_inputs_and_outputs_are_of_the_type_on_request():
 
 
 def test_norms_and_sums_are_float32_and_so_are_their_parameters():
-    program = cast_pattern("residual").program
+    program = changed(pattern_program("residual"), "float16").program
     wide = [n for n in program.graph.nodes if n.target == aten.batch_norm.default]
     assert wide
     assert all(node.meta["val"].dtype == torch.float32 for node in wide)
@@ -230,7 +231,7 @@ def test_positions_and_their_angles_are_exact():
 
 
 def test_a_tied_weight_stays_one_tensor():
-    program = cast_pattern("tied_vocabulary").program
+    program = changed(pattern_program("tied_vocabulary"), "float8_e4m3fn").program
     names = [name for name, _ in program.module.named_parameters(remove_duplicate=False)]
     tensors = {id(each) for _, each in program.module.named_parameters(remove_duplicate=False)}
     assert len(tensors) < len(names)

@@ -135,6 +135,8 @@ def test_what_is_never_finite_is_refused_with_what_to_do(monkeypatch):
 
 
 def test_rows_that_the_model_does_not_run_on_are_the_data_s_fault():
-    original = program_of(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)), torch.tensor([[1]]))
+    original = program_of(
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)), torch.ones(2, 1).long()
+    )
     with pytest.raises(DataMismatchError, match="vocabulary"):
         changed(original, "float16", Rows((np.full((4, 1), 99),), None))

@@ -27,6 +27,7 @@ _FAR = 4.0
 _COARSE = "its rounding alone moves the model's outputs too far"
 
 
+@torch.no_grad()
 def cast(program: Program, config: CastConfig, rows: Rows | None, setting: Setting) -> Changed:
     """Compute in a floating-point type of fewer bits wherever it holds what is computed.
 
@@ -152,7 +153,6 @@ def _written(
             asked = replace(asked, islands={**asked.islands, **more})
 
 
-@torch.no_grad()
 def _difference(
     program: Program, batches: Sequence[Leaves], expected: Sequence[Sequence[torch.Tensor]]
 ) -> float:

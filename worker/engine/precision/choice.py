@@ -219,6 +219,7 @@ class _Chooser:
 
 def largest_finite(tensor: Tensor) -> float:
     """The largest absolute value that is no infinity; 0 where there is none."""
+    tensor = tensor.detach()
     finite = torch.where(tensor.isfinite(), tensor, 0.0)
     return float(finite.abs().max()) if tensor.numel() else 0.0
 

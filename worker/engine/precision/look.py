@@ -40,7 +40,6 @@ class Seen:
     errors: dict[Node, float] = field(default_factory=dict)
 
 
-@torch.no_grad()
 def look(
     program: Program,
     batches: Sequence[Leaves],
@@ -148,7 +147,6 @@ class _Looking(Interpreter):
         return seen
 
 
-@torch.no_grad()
 def first_infinite(
     program: Program, origins: dict[Node, Node], batches: Sequence[Leaves], known: set[Node]
 ) -> Node | None:

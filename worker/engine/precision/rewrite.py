@@ -90,6 +90,8 @@ class _Writer:
         self.members: dict[Node, list[_Value]] = {}
         self.origins: dict[Node, Node] = {}
         self.codes: dict[str, Tensor] = {}
+        self.held: dict[int, _Value] = {}
+        self.gone: list[Node] = []
 
     @torch.no_grad()
     def write(self) -> Rewritten:
@@ -108,9 +110,11 @@ class _Writer:
                 low = self.asked.low if self.asked.cast_inputs else torch.float32
                 self.give(node, copied, low)
             elif node.target is aten._assert_tensor_metadata.default:  # noqa: SLF001 (its name)
-                self.graph.erase_node(copied)
+                self.gone.append(copied)
             else:
                 self.call(node, copied)
+        for copied in reversed(self.gone):
+            self.graph.erase_node(copied)
         program = replace(self.program.with_module(self.module()), args=args, kwargs=kwargs)
         return Rewritten(program, self.origins, self.choice)
 
@@ -169,18 +173,22 @@ class _Writer:
         """A tensor of the module, as it will be stored."""
         name = str(node.target)
         held = attribute(self.program.module, name)
-        if name in self.scaled:
-            self.unscale(node, copied, name)
-            return
-        if isinstance(held, Tensor):
-            held = held.detach()
-            if name in self.program.written.tensors:
-                held = held.clone()
-            elif name in self.choice.stored:
-                held = held.to(self.asked.low)
-        self.keep(node, copied, held)
+        if id(held) in self.held:
+            self.values[node] = self.held[id(held)]  # A tied weight by another of its names.
+        elif name in self.scaled:
+            self.held[id(held)] = self.unscale(node, copied, name)
+        else:
+            self.held[id(held)] = self.keep(node, copied, self.as_stored(name, held))
 
-    def unscale(self, node: Node, copied: Node, name: str) -> None:
+    def as_stored(self, name: str, held: object) -> object:
+        if not isinstance(held, Tensor):
+            return held
+        if name in self.program.written.tensors:
+            return held.detach().clone()
+        low = self.asked.low if name in self.choice.stored else held.dtype
+        return held.detach().to(low)
+
+    def unscale(self, node: Node, copied: Node, name: str) -> _Value:
         """The float32 weight of 8-bit codes and their scales."""
         scaled = self.scaled[name]
         self.codes[scaled.scale_name] = scaled.scale
@@ -190,7 +198,7 @@ class _Writer:
             codes = self.graph.call_function(aten.to.dtype, (copied, torch.float32))
         with self.graph.inserting_after(codes):
             weight = self.graph.call_function(aten.mul.Tensor, (codes, scale))
-        self.keep(node, weight, scaled.weight)
+        return self.keep(node, weight, scaled.weight)
 
     def give(self, node: Node, copied: Node, dtype: torch.dtype) -> None:
         """The outputs, of the type that they had."""
@@ -240,7 +248,7 @@ class _Writer:
                 self.keep(node, copied, self.compute(copied, *made))
             else:
                 self.values[node] = self.values[source]
-                self.graph.erase_node(copied)
+                self.gone.append(copied)
             return True
         copied.target, copied.kwargs = aten.to.dtype, {}
         read, made_of = self.version(source, None, before=copied)

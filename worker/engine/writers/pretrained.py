@@ -38,8 +38,8 @@ def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
     }
     if any(tensor.dtype == torch.float8_e4m3fn for tensor in weights.values()):
         raise InexpressibleError(
-            "its weights are float8_e4m3fn with scales beside them, for which the model's class has "
-            "no place: take model.pt2, or ask for bfloat16"
+            "its weights are float8_e4m3fn with scales beside them, for which the model's class "
+            "has no place: take model.pt2, or ask for bfloat16"
         )
     # What the exporter keeps beside the weights, as tables that the model makes itself, is no name
     # of the class; what the class ties has one of its names only.
