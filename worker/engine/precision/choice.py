@@ -10,8 +10,15 @@ from torch import Tensor
 from torch.fx import Node
 
 from worker.engine.arguments import argument, constants, has_argument, memory_of, written_by
-from worker.engine.precision.kinds import Kind, float32_in, floats_read, is_bounded, kind_of
-from worker.engine.program import Program, attribute
+from worker.engine.precision.kinds import (
+    Kind,
+    float32_in,
+    floats_read,
+    is_bounded,
+    is_statistic,
+    kind_of,
+)
+from worker.engine.program import Program, attribute, tensor_value
 
 SMALL = 4096
 """Elements up to which a tensor may stay float32 for the sake of what is computed with it."""
@@ -73,6 +80,7 @@ class _Chooser:
         self.wide |= {n for n, kind in self.kinds.items() if kind is Kind.WIDE}
         self.wide |= {n for n in self.exact if self.kinds.get(n) is Kind.ELEMENTWISE}
         self.wide |= self.too_large()
+        self.wide |= self.normalizing()
         writing = {memory_of(n) for n in self.wide if memory_of(n) in self.shared and written_by(n)}
         widened = frozenset(writing - self.wide)
         for node in reversed(self.nodes):
@@ -139,6 +147,37 @@ class _Chooser:
         given = [argument(node, name) for name in _NUMBERS if has_argument(node, name)]
         numbers = [abs(each) for each in given if isinstance(each, int | float)]
         return any(math.isfinite(n) and n > torch.finfo(self.asked.low).max for n in numbers)
+
+    def normalizing(self) -> set[Node]:
+        """Norms that are written out: what many numbers' mean or deviation is taken from or by.
+
+        With them what scales each channel after it, as in a norm that is one operator.
+        """
+        statistics: set[Node] = set()
+        normed: set[Node] = set()
+        for node in self.nodes:
+            kind, read = self.kinds.get(node), floats_read(node)
+            if kind not in (Kind.ELEMENTWISE, Kind.MOVEMENT) or not read:
+                statistics |= {node} if is_statistic(node) else set()
+            elif statistics.issuperset(read):
+                statistics.add(node)
+            elif kind is Kind.MOVEMENT:
+                normed |= {node} if normed.issuperset(read) else set()
+            elif tensor_value(node) is not None:
+                by_few = any(self.is_smaller(each, node) for each in statistics.intersection(read))
+                rest = [each for each in read if each not in normed]
+                scales = len(rest) < len(read) and all(map(self.is_channel_scale, rest))
+                normed |= {node} if by_few or scales else set()
+        return {node for node in normed if self.kinds[node] is Kind.ELEMENTWISE}
+
+    def is_smaller(self, one: Node, other: Node) -> bool:
+        if tensor_value(one) is None:
+            return False
+        return math.prod(self.program.shape(one)) < math.prod(self.program.shape(other))
+
+    def is_channel_scale(self, node: Node) -> bool:
+        tensor = self.held(node)
+        return tensor is not None and tensor.dim() == 1
 
     def is_better_wide(self, node: Node) -> bool:
         """Whether a call costs no more casts in float32, as all that reads it is float32 too."""

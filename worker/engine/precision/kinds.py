@@ -61,6 +61,9 @@ _LIKE_ELEMENTWISE = _packets(
 )
 """Not marked so by torch, and each number of them comes from few others all the same."""
 
+_STATISTICS = _packets("mean var std rsqrt sqrt norm linalg_vector_norm")
+"""One number of many, by which they are normalized."""
+
 _BOUNDED = _packets("sigmoid tanh hardtanh hardsigmoid clamp relu6")
 """Whose values are within a range, whatever they read."""
 
@@ -93,6 +96,10 @@ def is_conversion(node: Node) -> bool:
 
 def is_bounded(node: Node) -> bool:
     return packet_of(node) in _BOUNDED
+
+
+def is_statistic(node: Node) -> bool:
+    return packet_of(node) in _STATISTICS
 
 
 def float32_in(node: Node) -> bool:
