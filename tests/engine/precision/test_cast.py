@@ -135,6 +135,15 @@ def test_norms_and_sums_are_float32_and_so_are_their_parameters():
     assert {held[f"norm.{each}"] for each in ("weight", "bias", "running_var")} == {torch.float32}
 
 
+def test_a_norm_that_is_written_out_is_float32_with_its_scale():
+    program = changed(pattern_program("written_rms_norm"), "float16").program
+    assert program.module.get_parameter("scale").dtype == torch.float32
+    norm = [node for node in program.graph.nodes if node.target == aten.mul.Tensor]
+    assert {node.meta["val"].dtype for node in norm} == {torch.float32}
+    products = [node for node in program.graph.nodes if node.target == aten.linear.default]
+    assert {node.meta["val"].dtype for node in products} == {torch.float16}
+
+
 def test_a_pattern_keeps_layers_in_float32_and_one_without_a_match_is_told():
     found = changed(pattern_program("residual"), "float16", keep_float=("inner.*", "nothing*"))
     lines = {line.layer: line for line in found.layers}

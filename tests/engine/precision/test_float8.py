@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch import nn
 
+from secateur import load_sparse
 from tests.engine.precision.nets import changed, program_of
 from tests.engine.precision.test_cast import run
 from worker.engine.changed import KEPT
 from worker.engine.load import load_program
+from worker.engine.measure.sparsity import sparsity
 from worker.engine.precision.float8 import FLOAT8, scaled
 from worker.engine.program import Program
-from worker.engine.save import save_program
+from worker.engine.save import save_program, save_sparse
 
 WEIGHTS = arrays(
     np.float32,
@@ -111,3 +113,21 @@ def _small() -> Program:
         nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), torch.ones(2, 8)
     )
     return changed(original, "float8_e4m3fn").program
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn"])
+def test_zeros_are_stored_in_a_bit_whatever_the_type(tmp_path, dtype):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+    with torch.no_grad():
+        module[0].weight[torch.rand(64, 64) < 0.9] = 0.0
+        module[0].weight[0, 0] = -0.0
+    program = changed(program_of(module, torch.ones(2, 64)), dtype).program
+    assert sparsity(program) > 0.8
+    save_sparse(program, tmp_path / "sparse.safetensors")
+    found = load_sparse(tmp_path / "sparse.safetensors")
+    for name, tensor in program.module.state_dict().items():
+        assert found[name].dtype == tensor.dtype
+        # As bytes: minus zero is another number.
+        assert found[name].view(torch.uint8).equal(tensor.contiguous().view(torch.uint8))
+    assert (tmp_path / "sparse.safetensors").stat().st_size < 64 * 64
