@@ -12,6 +12,7 @@ from worker.engine.data import Rows
 from worker.engine.difference import LOW_PRECISION, relative_error
 from worker.engine.errors import DataMismatchError, NotFiniteError
 from worker.engine.precision import casting
+from worker.engine.precision.look import Seen
 
 aten = torch.ops.aten
 
@@ -124,6 +125,18 @@ def test_layers_are_kept_until_outputs_are_near():
     assert kept
     assert all("too far" in line.reason for line in kept)
     assert near(found.program, original, limit=4 * LOW_PRECISION[torch.bfloat16])
+
+
+def test_the_first_call_that_is_not_finite_is_found_and_so_is_the_next(monkeypatch):
+    """Whatever looking at the layers one by one has missed."""
+    monkeypatch.setattr(casting, "look", lambda *_: Seen())
+    torch.manual_seed(0)
+    original = program_of(Scaled(1e6), torch.randn(4, 16))
+    found = changed(original, "float16")
+    lines = {line.layer: line for line in found.layers}
+    assert lines["first.weight"].became == "float16"
+    assert lines["middle.weight"].reason == "it gives NaN or infinity in that type"
+    assert near(found.program, original, limit=4 * LOW_PRECISION[torch.float16])
 
 
 def test_what_is_never_finite_is_refused_with_what_to_do(monkeypatch):
