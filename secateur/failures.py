@@ -30,6 +30,7 @@ class FailureCode(StrEnum):
     DATA_UNREADABLE = "data.unreadable"
     DATA_MISMATCH = "data.mismatch"
     FINETUNE_DIVERGED = "finetune.diverged"
+    PRECISION_UNAVAILABLE = "precision.unavailable"
     MEASURE_COMPILE_FAILED = "measure.compile_failed"
     FINETUNE_UNTRAINABLE = "finetune.untrainable"
     VERIFY_OUTPUTS_DIFFER = "verify.outputs_differ"
@@ -53,6 +54,7 @@ class FailureCode(StrEnum):
 
 _RETRYABLE = frozenset(
     {
+        FailureCode.PRECISION_UNAVAILABLE,
         FailureCode.RESOURCE_OUT_OF_MEMORY,
         FailureCode.RESOURCE_TIME_LIMIT,
         FailureCode.RESOURCE_WORKER_LOST,

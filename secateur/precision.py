@@ -1,5 +1,6 @@
 """The cast step of a recipe: compute in a floating-point type of fewer bits."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -15,6 +16,30 @@ class Precision(StrEnum):
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     FLOAT8_E4M3 = "float8_e4m3fn"
+
+
+@dataclass(frozen=True)
+class PrecisionInfo:
+    """One line of description, and whether every worker may be expected to have the type."""
+
+    summary: str
+    is_everywhere: bool
+
+
+PRECISIONS: dict[Precision, PrecisionInfo] = {
+    Precision.FLOAT16: PrecisionInfo(
+        "Half the bytes: 11 bits of precision, up to 65504.", is_everywhere=True
+    ),
+    Precision.BFLOAT16: PrecisionInfo(
+        "Half the bytes: 8 bits of precision, the range of float32.", is_everywhere=True
+    ),
+    Precision.FLOAT8_E4M3: PrecisionInfo(
+        "A quarter of the bytes: weights of 4 bits of precision with a scale for each output "
+        "channel, computed with in bfloat16. On GPUs of compute capability 8.9 and more.",
+        is_everywhere=False,
+    ),
+}
+"""Every type, as users read of it."""
 
 
 class CastStep(Input):

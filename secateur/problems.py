@@ -63,6 +63,18 @@ class ModelFormatStatus(Output):
     )
 
 
+class PrecisionStatus(Output):
+    """A data type of fewer bits that models are cast to."""
+
+    name: str = Field(examples=["bfloat16"])
+    summary: str
+    is_available: bool = Field(
+        description="Whether a worker is up whose device computes with it. While workers are up "
+        "and none has it, jobs that cast to it are refused; while none is up at all, jobs wait, "
+        "but those that need what only some devices have."
+    )
+
+
 class OutputFormatInfo(Output):
     """A format in which the compressed model is given."""
 
@@ -131,6 +143,7 @@ class Capabilities(Output):
     spec_version: int
     model_formats: list[str]
     models: list[ModelFormatStatus]
+    precisions: list[PrecisionStatus]
     output_formats: list[OutputFormatInfo]
     dataset_formats: list[str]
     criteria: list[CriterionInfo]

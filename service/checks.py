@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from secateur.capabilities import Needs, needs_of, needs_of_step
 from secateur.models import MODEL_FORMATS, Dataset, Model, ModelFormat, TensorInfo
 from secateur.outputs import OUTPUT_FORMATS
+from secateur.precision import PRECISIONS, CastStep, Precision
 from secateur.problems import FieldProblem
 from secateur.pruning import PruneStep
 from secateur.spec import ApplyPlanStep, JobFrame, JobSpec
@@ -25,6 +26,8 @@ class Named:
     test: Dataset | None
     readable: AbstractSet[ModelFormat] = frozenset(ModelFormat)
     """Formats of models that some worker reads which is up."""
+    computable: AbstractSet[Precision] | None = None
+    """Data types that some worker computes with which is up; None while none is up."""
 
 
 def has_labels(spec: JobFrame, named: Named) -> bool:
@@ -133,6 +136,26 @@ def unread_format(named: Named) -> list[FieldProblem]:
         f"operator start a worker that was installed with the extra [{info.extra}]"
     )
     return [FieldProblem(pointer="/model_id", code="model.no_worker", detail=detail)]
+
+
+def uncomputed_precisions(spec: JobSpec, named: Named) -> list[FieldProblem]:
+    """The steps that cast to what no worker computes with that is up.
+
+    While none is up, what every worker may be expected to have is waited for.
+    """
+    everywhere = frozenset(each for each, info in PRECISIONS.items() if info.is_everywhere)
+    computable = everywhere if named.computable is None else named.computable
+    others = ", ".join(sorted(computable)) or "none"
+    return [
+        FieldProblem(
+            pointer=f"/recipe/{index}/dtype",
+            code="precision.unavailable",
+            detail=f"no worker is up whose device computes with {step.dtype}: cast to a type that "
+            f"one has ({others}), or have the operator start a worker on a device that has it",
+        )
+        for index, step in enumerate(spec.recipe)
+        if isinstance(step, CastStep) and step.dtype not in computable
+    ]
 
 
 def _needs(spec: JobSpec) -> Iterator[tuple[str, str, Needs]]:

@@ -44,6 +44,7 @@
     - PlanMismatch               plan.mismatch
     - OutputUnavailable          output.unavailable
     - FormatUnavailable          model.no_worker
+    - PrecisionUnavailable       precision.unavailable
   x NotReady                 503 service.not_ready
   x InternalError            500 internal
 
@@ -484,6 +485,14 @@ class FormatUnavailable(SpecRefused):
 
     code = "model.no_worker"
     title = "No worker that is up reads the format of the model"
+    is_retryable = True
+
+
+class PrecisionUnavailable(SpecRefused):
+    """No worker's device computes with a type. Another answer may come later."""
+
+    code = "precision.unavailable"
+    title = "No worker that is up computes with the data type"
     is_retryable = True
 
 

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from secateur.jobs import Artifact, Job, JobKind, JobPage, JobState
 from secateur.models import MODEL_FORMATS
-from secateur.problems import FieldProblem, ModelFormatStatus, Validation
+from secateur.precision import PRECISIONS
+from secateur.problems import FieldProblem, ModelFormatStatus, PrecisionStatus, Validation
 from secateur.spec import JobFrame, JobSpec
 from secateur.trials import SearchReport
 from service import errors
@@ -19,6 +20,7 @@ from service.checks import (
     mismatched_plans,
     missing_data,
     unavailable_outputs,
+    uncomputed_precisions,
     unknown_references,
     unread_format,
 )
@@ -56,6 +58,7 @@ class JobService:
             PlanMismatch: A plan was made for another model.
             OutputUnavailable: The model's format does not lead to one that is asked for.
             FormatUnavailable: No worker is up that reads the model.
+            PrecisionUnavailable: No worker is up that computes with a type to cast to.
             IdempotencyReused: The key came before with another spec.
         """
         with session_scope(self.engine) as session:
@@ -74,6 +77,7 @@ class JobService:
                 train=Datasets(session).get(spec.data.train) if spec.data.train else None,
                 test=Datasets(session).get(spec.data.test) if spec.data.test else None,
                 readable=Workers(session).formats(now()),
+                computable=Workers(session).precisions(now()),
             )
         problems = [
             *unknown_references(spec, named),
@@ -84,6 +88,7 @@ class JobService:
             *mismatched_plans(spec, named),
             *unavailable_outputs(spec, named),
             *unread_format(named),
+            *uncomputed_precisions(spec, named),
         ]
         return Validation(
             valid=not problems,
@@ -124,6 +129,15 @@ class JobService:
         return [
             ModelFormatStatus(name=name, summary=info.summary, is_available=name in readable)
             for name, info in MODEL_FORMATS.items()
+        ]
+
+    def precisions(self) -> list[PrecisionStatus]:
+        """Every data type of fewer bits, and whether a worker is up that computes with it."""
+        with read_scope(self.engine) as session:
+            computable = Workers(session).precisions(now()) or frozenset()
+        return [
+            PrecisionStatus(name=name, summary=info.summary, is_available=name in computable)
+            for name, info in PRECISIONS.items()
         ]
 
     def cancel(self, job_id: str) -> Job:
@@ -250,6 +264,7 @@ def pinned(session: Session, spec: JobFrame) -> Named:
         train=datasets.pin(spec.data.train) if spec.data.train else None,
         test=datasets.pin(spec.data.test) if spec.data.test else None,
         readable=Workers(session).formats(now()),
+        computable=Workers(session).precisions(now()),
     )
 
 
@@ -261,6 +276,7 @@ def _check(spec: JobSpec, named: Named) -> None:
         (errors.PlanMismatch, mismatched_plans(spec, named)),
         (errors.OutputUnavailable, unavailable_outputs(spec, named)),
         (errors.FormatUnavailable, unread_format(named)),
+        (errors.PrecisionUnavailable, uncomputed_precisions(spec, named)),
     )
 
 

@@ -21,6 +21,7 @@ from service.checks import (
     mismatched_plans,
     missing_data,
     unavailable_outputs,
+    uncomputed_precisions,
     unknown_references,
     unread_format,
 )
@@ -157,6 +158,10 @@ def _checked(spec: SweepSpec, named: Named) -> list[NewChild]:
         (errors.PlanMismatch, _each_once(children, specs, lambda s: mismatched_plans(s, named))),
         (errors.OutputUnavailable, unavailable_outputs(spec, named)),
         (errors.FormatUnavailable, unread_format(named)),
+        (
+            errors.PrecisionUnavailable,
+            _each_once(children, specs, lambda s: uncomputed_precisions(s, named)),
+        ),
     )
     return [
         NewChild(child.method, child.amount, job_spec)

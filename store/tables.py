@@ -226,6 +226,8 @@ class WorkerRow(Base):
     id: Mapped[str] = mapped_column(ID, primary_key=True)
     formats: Mapped[list[str]] = mapped_column(JSON)
     """The formats of models that it reads."""
+    precisions: Mapped[list[str]] = mapped_column(JSON, server_default="[]")
+    """The data types that its device computes with."""
     alive_until: Mapped[datetime]
 
 

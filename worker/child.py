@@ -19,6 +19,7 @@ import secateur
 from secateur.failures import Failure
 from secateur.jobs import Progress, Stage
 from worker import confine
+from worker.computes import check_precisions
 from worker.engine.errors import PromiseBrokenError
 from worker.failures import failure_of
 from worker.order import ORDER_FILE, OUTCOME_FILE, OUTPUT_FOLDER, Order, Outcome, Step
@@ -42,6 +43,7 @@ def run(folder: Path, events: int) -> None:
     device = _device(order.device)
     try:
         request = request_of(order, output_dir=folder / OUTPUT_FOLDER, device=device)
+        check_precisions(request)
         result = _function(order.function)(request, on_progress=_Events(events))
         _leave(folder, device, result=result, failure=None)
     except BaseException as error:  # noqa: BLE001 - the process's boundary: SystemExit as well.

@@ -8,6 +8,7 @@ from store.jobs import Jobs
 from store.session import make_engine, read_scope
 from worker.announce import Announcer
 from worker.attempt import Workplace
+from worker.computes import Probe
 from worker.functions import FUNCTIONS
 from worker.launch import Launcher
 from worker.messages import Messages
@@ -34,7 +35,10 @@ class Runtime:
                 return Jobs(session).model_format(job_id)
 
         messages = Messages(app, format_of, readable_formats())
-        self._sweeper = Sweeper(settings, engine, blobs, messages, self._announcer.announce)
+        self._probe = Probe(settings.device)
+        self._sweeper = Sweeper(
+            settings, engine, blobs, messages, self._announcer.announce, self._probe.precisions
+        )
         self._launcher = launcher
         self.place = Workplace(
             settings=settings,
@@ -56,6 +60,7 @@ class Runtime:
             LaunchError: The engine cannot be imported; a worker without it would be of no use.
         """
         remove_leftovers(self._settings.scratch_dir)
+        self._probe.begin()
         self._launcher.warm_up()
         self._announcer.start()
         self._sweeper.start()

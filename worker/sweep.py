@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from secateur.precision import Precision
 from store import slots
 from store.blobs import BlobStore
 from store.collect import remove_orphans
@@ -45,6 +46,7 @@ class Sweeper:
         blobs: BlobStore,
         messages: Messages,
         announce: Callable[[str], None],
+        precisions: Callable[[], tuple[Precision, ...]] = tuple,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -56,6 +58,7 @@ class Sweeper:
         self._tidy_at = time.monotonic()
         self._worker_id = new_id("wrk")
         self._formats = readable_formats()
+        self._precisions = precisions
 
     def start(self) -> None:
         self._thread.start()
@@ -78,11 +81,14 @@ class Sweeper:
             self._tidy()
 
     def _be_seen(self) -> None:
-        """Say that this worker is up, and what it reads."""
+        """Say that this worker is up, what it reads, and what it computes with."""
+        precisions = self._precisions()
         now = datetime.now(UTC)
         patience = timedelta(seconds=self._settings.sweep_s * _MISSED_SWEEPS)
         with session_scope(self._engine) as session:
-            Workers(session).alive(self._worker_id, self._formats, now=now, until=now + patience)
+            Workers(session).alive(
+                self._worker_id, self._formats, precisions, now=now, until=now + patience
+            )
 
     def release(self) -> None:
         """Take jobs from attempts that fell silent, and have them tried again."""

@@ -40,6 +40,7 @@ def get_capabilities(services: ServicesDependency) -> Capabilities:
         spec_version=SPEC_VERSION,
         model_formats=list(ModelFormat),
         models=services.jobs.model_formats(),
+        precisions=services.jobs.precisions(),
         output_formats=[
             OutputFormatInfo(
                 name=name,

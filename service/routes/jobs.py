@@ -33,6 +33,7 @@ _SPEC_PROBLEMS = problems(
     errors.PlanMismatch,
     errors.OutputUnavailable,
     errors.FormatUnavailable,
+    errors.PrecisionUnavailable,
     errors.MediaTypeUnsupported,
     errors.BodyTooLarge,
 )

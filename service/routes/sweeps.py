@@ -44,6 +44,7 @@ _CSV = "text/csv"
             errors.PlanMismatch,
             errors.OutputUnavailable,
             errors.FormatUnavailable,
+            errors.PrecisionUnavailable,
             errors.MediaTypeUnsupported,
             errors.BodyTooLarge,
         ),

@@ -2,8 +2,12 @@
 
 from datetime import timedelta
 
+from sqlalchemy import text, update
+
 from secateur.models import ModelFormat
+from secateur.precision import Precision
 from store.session import session_scope
+from store.tables import WorkerRow
 from store.workers import Workers
 from tests.store.builders import NOON
 
@@ -47,3 +51,37 @@ def test_a_worker_that_ends_says_so(engine):
     with session_scope(engine) as session:
         Workers(session).gone("wrk_1")
     assert formats(engine, NOON) == frozenset()
+
+
+def precisions(engine, now):
+    with session_scope(engine) as session:
+        return Workers(session).precisions(now)
+
+
+def test_what_is_computed_with_is_what_some_worker_has_that_is_up(engine):
+    assert precisions(engine, NOON) is None
+    with session_scope(engine) as session:
+        workers = Workers(session)
+        workers.alive("wrk_1", (), now=NOON, until=LATER)
+        workers.alive("wrk_2", (), [Precision.FLOAT16], now=NOON, until=LATER)
+    assert precisions(engine, NOON) == {Precision.FLOAT16}
+    with session_scope(engine) as session:
+        Workers(session).gone("wrk_2")
+    assert precisions(engine, NOON) == frozenset()
+    assert precisions(engine, LATER + timedelta(seconds=1)) is None
+
+
+def test_a_type_of_a_newer_worker_is_none_of_ours(engine):
+    alive(engine, "wrk_1", ModelFormat.PT2)
+    with session_scope(engine) as session:
+        session.execute(update(WorkerRow).values(precisions=["bfloat16", "float4"]))
+    assert precisions(engine, NOON) == {Precision.BFLOAT16}
+
+
+def test_a_worker_of_the_release_before_has_none(engine):
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO workers (id, formats, alive_until) VALUES ('wrk_1', '[]', :until)"),
+            {"until": LATER},
+        )
+    assert precisions(engine, NOON) == frozenset()

@@ -14,10 +14,12 @@ from kombu import Queue
 from secateur.jobs import JobState
 from secateur.messages import QUEUE, job_channel
 from secateur.models import ModelFormat
+from secateur.precision import Precision
 from store.blobs import put
 from store.file_blobs import FileBlobs
 from store.jobs import Jobs
 from store.session import make_engine, read_scope, session_scope
+from store.workers import Workers
 from tests.store.builders import add_job, add_model, add_sweep
 from worker.announce import Announcer
 from worker.messages import Messages
@@ -169,6 +171,20 @@ def test_the_thread_sweeps_and_stops(place: Place) -> None:
     sweeper.start()
     assert announced.get(timeout=60) == job_id
     sweeper.close()
+
+
+def test_what_the_device_computes_with_is_said_at_every_sweep(place: Place) -> None:
+    sweeper = Sweeper(
+        place.settings,
+        place.engine,
+        place.blobs,
+        place.messages,
+        place.announced.append,
+        lambda: (Precision.BFLOAT16,),
+    )
+    sweeper.sweep()
+    with session_scope(place.engine) as session:
+        assert Workers(session).precisions(datetime.now(UTC)) == {Precision.BFLOAT16}
 
 
 def test_others_announcements_are_heard_and_ones_own_are_not(valkey_socket: str) -> None:

@@ -22,15 +22,8 @@ LOW_PRECISION = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _ROUNDED, _CODED = 0.1, 0.05
 
 
-def tolerance(program: Program) -> float:
-    """The largest relative error that rounding explains, by the coarsest dtype computed with.
-
-    A program with codes may be computed by a runtime with integers.
-    """
-    if program.packed.static or program.packed.dynamic:
-        return _ROUNDED
-    if program.packed:
-        return _CODED
+def dtypes_of(program: Program) -> set[torch.dtype]:
+    """The types of what a program stores and computes."""
     tensors = [
         *program.module.parameters(),
         *(
@@ -40,8 +33,19 @@ def tolerance(program: Program) -> float:
             for node in part.graph.nodes
         ),
     ]
-    dtypes = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
-    return max([TOLERANCE, *(LOW_PRECISION.get(dtype, 0.0) for dtype in dtypes)])
+    return {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
+
+
+def tolerance(program: Program) -> float:
+    """The largest relative error that rounding explains, by the coarsest dtype computed with.
+
+    A program with codes may be computed by a runtime with integers.
+    """
+    if program.packed.static or program.packed.dynamic:
+        return _ROUNDED
+    if program.packed:
+        return _CODED
+    return max([TOLERANCE, *(LOW_PRECISION.get(dtype, 0.0) for dtype in dtypes_of(program))])
 
 
 def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -24,6 +24,8 @@
   * RecoveryError
     x DivergedError           finetune.diverged
     x UntrainableError        finetune.untrainable
+  * DeviceError
+    x PrecisionUnavailableError  precision.unavailable
   * MeasureError
     x CompilerError           measure.compile_failed
   * VerificationError
@@ -154,6 +156,14 @@ class UntrainableError(RecoveryError):
     """The model's gradient cannot be computed."""
 
     code = "finetune.untrainable"
+
+
+class DeviceError(EngineError):
+    """The device of the worker is the reason."""
+
+
+class PrecisionUnavailableError(DeviceError):
+    code = "precision.unavailable"
 
 
 class MeasureError(EngineError):

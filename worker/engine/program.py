@@ -129,10 +129,21 @@ class Program:
         Every call finds what the file holds: what a call writes is gone after it.
         """
         structure = pytree.tree_structure((self.args, self.kwargs))
-        with self.unwritten(leaves) as own:
+        with self.unwritten(self.as_taken(leaves)) as own:
             args, kwargs = pytree.tree_unflatten(own, structure)
             outputs = pytree.tree_leaves(self.module(*args, **kwargs))
         return [output for output in outputs if isinstance(output, Tensor)]
+
+    def as_taken(self, leaves: Sequence[Any]) -> list[Any]:
+        """Flat inputs with floats in the precision that the program takes: data stays float32."""
+
+        def taken(leaf: Any, example: Any) -> Any:
+            both = isinstance(leaf, Tensor) and isinstance(example, Tensor)
+            is_float = both and leaf.is_floating_point() and example.is_floating_point()
+            return leaf.to(example.dtype) if is_float else leaf
+
+        examples = self.example_leaves
+        return [taken(leaf, example) for leaf, example in zip(leaves, examples, strict=True)]
 
     @contextmanager
     def unwritten(self, leaves: Sequence[Any]) -> Iterator[list[Any]]:

@@ -16,6 +16,9 @@ from worker.engine.program import Program
 PACKED_FORMAT = "secateur-packed-1"
 SPARSE_FORMAT = "secateur-sparse-1"
 
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers by their bytes."""
+
 
 def save_program(program: Program, path: Path) -> None:
     """Write a ``.pt2``, on the CPU whatever device the program is on.
@@ -85,8 +88,10 @@ def save_sparse(program: Program, path: Path) -> None:
 
 def _present(tensor: Tensor) -> Tensor:
     """What is not zero, minus zero included: it is another number, bit for bit."""
-    is_signed = tensor.is_floating_point()
-    return (tensor != 0) | tensor.signbit() if is_signed else tensor != 0
+    if tensor.is_floating_point():
+        # As whole numbers: torch tells no signs of float8.
+        tensor = tensor.view(_WHOLE[tensor.element_size()])
+    return tensor != 0
 
 
 def _packed(flags: Tensor) -> Tensor:

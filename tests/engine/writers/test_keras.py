@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from tests.engine.writers import models
-from worker.engine.config import PruneConfig
+from worker.engine.config import CastConfig, PruneConfig
 from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
+from worker.engine.precision import cast
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut
 from worker.engine.prune.plan import decide
 from worker.engine.prune.verify import verify_cut
 from worker.engine.readers.keras import read_h5, read_keras
 from worker.engine.readers.keras.runtime import keras
+from worker.engine.recovery.setting import Setting
 from worker.engine.save import save_program
 from worker.engine.writers.inexpressible import InexpressibleError
 from worker.engine.writers.keras import run
@@ -166,6 +168,13 @@ def test_outputs_that_differ_are_not_delivered(written, tmp_path):
     other.module.recompile()
     with pytest.raises(InexpressibleError, match="other outputs than the program"):
         write_keras(other, source.origin, tmp_path / "model.keras")
+
+
+def test_a_cast_is_the_reason(written, tmp_path):
+    _, source, program, _ = written["cnn"]
+    found = cast(program, CastConfig("float16"), None, Setting(seed=0))
+    with pytest.raises(InexpressibleError, match="parts in float16"):
+        write_keras(found.program, source.origin, tmp_path / "model.keras")
 
 
 def test_heads_of_different_sizes_are_named(written, tmp_path):

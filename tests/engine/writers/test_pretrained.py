@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.engine.pretrained import transformers_archive, transformers_model
 from tests.engine.verified import verify_here
 from worker.engine.compress import compress
-from worker.engine.config import EvaluationConfig, PruneConfig, Request
+from worker.engine.config import CastConfig, EvaluationConfig, PruneConfig, Request
 from worker.engine.load import load_program
 from worker.engine.program import Program
 from worker.engine.writers.pretrained_config import candidates
@@ -23,7 +23,7 @@ def one_process(monkeypatch):
     verify_here(monkeypatch)
 
 
-def compressed(tmp_path, name, dtype=torch.float32, **prune):
+def compressed(tmp_path, name, dtype=torch.float32, cast=None, **prune):
     archive = transformers_archive(tmp_path / "model.zip", name, dtype)
     output = tmp_path / "output"
     output.mkdir()
@@ -31,7 +31,7 @@ def compressed(tmp_path, name, dtype=torch.float32, **prune):
         model=archive,
         model_sha256="0" * 64,
         model_format="safetensors",
-        recipe=(PruneConfig(**prune),),
+        recipe=(CastConfig(cast),) if cast else (PruneConfig(**prune),),
         output_dir=output,
         evaluation=EvaluationConfig(latency_rounds=0),
     )
@@ -90,6 +90,27 @@ def test_the_precision_of_the_upload_is_kept(tmp_path):
     assert config["dtype"] == "bfloat16"
     weights = load_file(tmp_path / "folder" / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [("bert", "BertForSequenceClassification"), ("llama", "LlamaForCausalLM")],
+)
+def test_a_cast_model_is_stored_in_few_bits(tmp_path, name, class_name):
+    output, report = compressed(tmp_path, name, cast="bfloat16")
+    assert report["formats"][0]["reason"] is None
+    _, config = loaded(output, class_name, tmp_path)
+    assert config["dtype"] == "bfloat16"
+    weights = load_file(tmp_path / "folder" / "model.safetensors")
+    norms = {name for name in weights if "norm" in name.lower()}
+    assert norms
+    assert {weights[name].dtype for name in norms} == {torch.float32}
+    assert {weights[name].dtype for name in weights.keys() - norms} == {torch.bfloat16}
+
+
+def test_weights_of_8_bits_are_the_reason(tmp_path):
+    _, report = compressed(tmp_path, "bert", cast="float8_e4m3fn")
+    assert "scales beside them" in report["formats"][0]["reason"]
 
 
 def test_widths_that_differ_between_layers_are_the_reason(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor
 
+from worker.engine.difference import dtypes_of
 from worker.engine.program import Program
 from worker.engine.readers.onnx import Origin
 from worker.engine.wording import first_line
@@ -30,8 +31,15 @@ def write(program: Program, origin: object, path: Path) -> None:
     """Write a model that takes the same inputs by the same names, dynamic dimensions included.
 
     Raises:
-        InexpressibleError: The exporter does not know an operator, or one file cannot hold it.
+        InexpressibleError: The exporter does not know an operator, one file cannot hold it, or
+            onnxruntime does not compute in its types.
     """
+    if unknown := dtypes_of(program) & {torch.bfloat16, torch.float8_e4m3fn}:
+        names = " and ".join(sorted(str(each).removeprefix("torch.") for each in unknown))
+        raise InexpressibleError(
+            f"onnxruntime has no convolutions, products and the like of {names} on a processor, so "
+            "that the file could not be run: ask for float16, which it has"
+        )
     coded = lowered(program) if program.packed else Lowered(program)
     exported = coded.program.export()
     weight_bytes = sum(tensor.nbytes for tensor in exported.state_dict.values())

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from worker.engine.difference import relative_error, tolerance
-from worker.engine.program import Program
+from worker.engine.difference import LOW_PRECISION, relative_error, tolerance
+from worker.engine.program import Program, set_attribute
 from worker.engine.readers.architecture.offline import import_offline
 from worker.engine.readers.architecture.pretrained import PretrainedOrigin
 from worker.engine.writers.inexpressible import InexpressibleError
@@ -36,6 +36,11 @@ def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
         name: tensor.detach().cpu().contiguous()
         for name, tensor in program.module.state_dict().items()
     }
+    if any(tensor.dtype == torch.float8_e4m3fn for tensor in weights.values()):
+        raise InexpressibleError(
+            "its weights are float8_e4m3fn with scales beside them, for which the model's class "
+            "has no place: take model.pt2, or ask for bfloat16"
+        )
     # What the exporter keeps beside the weights, as tables that the model makes itself, is no name
     # of the class; what the class ties has one of its names only.
     own = model_class(model_class.config_class.from_dict(origin.config)).state_dict()
@@ -51,6 +56,7 @@ def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
         error = relative_error(_outputs(model, origin.inputs, program.example_leaves), expected)
         worst = min(worst, error)
         if error <= tolerance(program):
+            _store_low(model, {names[name]: tensor.dtype for name, tensor in given.items()})
             _save(model, origin, path)
             return
     raise InexpressibleError(
@@ -90,6 +96,15 @@ def _outputs(model: Any, names: Sequence[str], call: Sequence[Any]) -> list[Tens
     return [each for each in pytree.tree_leaves(found) if isinstance(each, Tensor)]
 
 
+def _store_low(model: Any, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Have what the program stores in fewer bits stored so here; the rest stays as it is."""
+    stored = model.state_dict()
+    for name, dtype in dtypes.items():
+        if dtype in LOW_PRECISION and stored[name].dtype == torch.float32:
+            set_attribute(model, name, torch.nn.Parameter(stored[name].to(dtype)))
+    model.tie_weights()
+
+
 def _save(model: Any, origin: PretrainedOrigin, path: Path) -> None:
     """Save as a zip of files that are stored as they are.
 
@@ -100,7 +115,9 @@ def _save(model: Any, origin: PretrainedOrigin, path: Path) -> None:
         model.config.use_cache = use_cache
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         dtype = getattr(torch, origin.dtype)
-        if all(torch.equal(weight, weight.to(dtype).float()) for weight in model.parameters()):
+        if not any(weight.dtype in LOW_PRECISION for weight in model.parameters()) and all(
+            torch.equal(weight, weight.to(dtype).float()) for weight in model.parameters()
+        ):
             model.to(dtype)
         model.save_pretrained(folder)
         told = {"class": origin.class_name, "inputs": list(origin.inputs)}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.difference import relative_error, tolerance
+from worker.engine.difference import LOW_PRECISION, dtypes_of, relative_error, tolerance
 from worker.engine.errors import EngineError
 from worker.engine.program import Program, attribute
 from worker.engine.readers.keras import KerasOrigin, KerasVariable
@@ -37,6 +37,12 @@ def write(program: Program, origin: KerasOrigin, path: Path) -> None:
     Raises:
         InexpressibleError: Keras's layers cannot say it, or do not give what the program gives.
     """
+    if low := {*LOW_PRECISION, torch.float8_e4m3fn} & dtypes_of(program):
+        name = str(min(low, key=str)).removeprefix("torch.")
+        raise InexpressibleError(
+            f"the program has parts in {name} and parts in float32, and a Keras layer computes in "
+            "one type, which its policy names: take model.pt2, or ask for onnx and float16"
+        )
     values = [_value(program, variable) for variable in origin.variables]
     reasons: list[str] = []
     with tempfile.TemporaryDirectory(prefix="secateur-keras-") as folder:
