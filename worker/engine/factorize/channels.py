@@ -54,33 +54,38 @@ class Weighed:
         first: Tensor = torch.linalg.solve_triangular(self.root, basis.T, upper=False, left=False)
         return first
 
-    def fitted(self, first: Tensor) -> tuple[Tensor, Tensor]:
-        """The kernel behind a map of channels that loses least.
+    def behind(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """What a kernel behind a map of channels reads, and what it is to give for it.
 
         Args:
             first: ``(n, inputs)``, independent rows.
 
         Returns:
-            The kernel ``(outputs, n * places)``, and the second moment of the columns that it
-            reads, ``(n * places, n * places)``.
+            The second moment of its columns ``(n * places, n * places)``, and their products with
+            the layer's outputs ``(n * places, outputs)``.
         """
         outputs, inputs, places = self.kernel.shape
-        count = len(first)
         if self.columns is None:
-            whitened = first if self.root is None else first @ self.root
-            own = whitened @ whitened.T
-            products = torch.einsum("ojk,nj->onk", self.whitened, whitened)
-            kernel = torch.linalg.solve(own, products.movedim(1, 0).flatten(1))
-            kernel = kernel.view(count, outputs, places).movedim(0, 1).reshape(outputs, -1)
-            return kernel, torch.kron(own, torch.eye(places, dtype=own.dtype))
+            before = first if self.root is None else first @ self.root
+            own = before @ before.T
+            products = torch.einsum("ojk,nj->nko", self.whitened, before)
+            read = torch.kron(own, torch.eye(places, dtype=own.dtype))
+            return read, products.reshape(-1, outputs)
         blocks = self.columns.view(inputs, places, -1)
         half = torch.einsum("ni,ikc->nkc", first, blocks).flatten(0, 1)
         read = torch.einsum("cjl,mj->cml", half.view(-1, inputs, places), first).flatten(1)
-        return solved(read, half @ self.kernel.flatten(1).T).T, read
+        return read, half @ self.kernel.flatten(1).T
 
 
 def solved(squares: Tensor, products: Tensor) -> Tensor:
     """Least squares from moments: ``(n, n)`` and ``(n, targets)``."""
+    return torch.cholesky_solve(products, root_of(squares))
+
+
+def root_of(squares: Tensor) -> Tensor:
+    """The Cholesky factor of a second moment ``(n, n)``, which may lack a little to have one."""
     ridge = _RIDGE * squares.diagonal().mean()
-    factor = torch.linalg.cholesky(squares + ridge * torch.eye(len(squares), dtype=squares.dtype))
-    return torch.cholesky_solve(products, factor)
+    factor: Tensor = torch.linalg.cholesky(
+        squares + ridge * torch.eye(len(squares), dtype=squares.dtype)
+    )
+    return factor

@@ -20,7 +20,7 @@ MEMORY_BYTES = 2**30
 # Positions of a convolution are many and alike; this many rows more than unknowns will do.
 _ROWS = 2**15
 # Of the mean square. Directions that no row has shown still count a little.
-_DAMPING = 1e-2
+_DAMPING = 1e-3
 
 
 class View(Enum):

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from worker.engine.factorize.candidates import Candidates, of_tucker
-from worker.engine.factorize.channels import Weighed
+from worker.engine.factorize.channels import Weighed, root_of
 from worker.engine.factorize.layers import Layer
 from worker.engine.factorize.moments import Moments
 from worker.engine.factorize.parts import Part
+from worker.engine.factorize.refine import best_behind, refined
 from worker.engine.factorize.vbmf import noise_free_rank
 
 _SWEEPS = 20
@@ -22,8 +23,7 @@ class Tucker:
     Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile
     Applications", 2016: a higher-order singular value decomposition to begin with, then both bases
     in turn until they no longer improve. Here it is done on channels whose second moment is one,
-    and where the moments of whole columns are known, the core and the outputs' basis are then the
-    best for these: least squares, and the eigenvectors of what it gives.
+    and where the moments of whole columns are known, all three parts go on in turn for these.
     """
 
     name = "tucker"
@@ -32,15 +32,26 @@ class Tucker:
         self._layer = layer
         self._weighed = Weighed.of(layer, moments)
         self._tensor = self._weighed.whitened
-        self._outputs = _basis(self._tensor.flatten(1))
         self._inputs = _basis(self._tensor.movedim(1, 0).flatten(1))
-        core = torch.einsum("oik,op,ij->pjk", self._tensor, self._outputs, self._inputs)
-        self._energies = core.square().sum(2)
-        self._total = float(self._energies.sum())
+        given = self._by_input()
+        outputs = _basis(given.flatten(0, 1).T)
+        self._energies = (given @ outputs).square().sum(1).T
+
+    def _by_input(self) -> Tensor:
+        """What each direction of the inputs adds to the outputs: ``(inputs, places, outputs)``.
+
+        In columns that are orthogonal, those of one direction after those of the other: what the
+        first few directions give at best is the sum of their squares, however many there are.
+        """
+        if self._weighed.columns is None:
+            return torch.einsum("oik,ij->jko", self._tensor, self._inputs)
+        read, products = self._weighed.behind(self._weighed.unwhitened(self._inputs))
+        given = torch.linalg.solve_triangular(root_of(read), products, upper=False)
+        return given.view(self._layer.inputs, -1, self._layer.outputs)
 
     def candidates(self) -> Candidates:
-        # Bases are orthonormal: what a smaller core keeps is its own energy.
-        kept = (self._energies.cumsum(0).cumsum(1) / self._total).T.numpy()
+        energies = self._energies.cumsum(0).cumsum(1).T
+        kept = (energies / energies[-1, -1]).numpy()
         inputs, outputs = np.indices(kept.shape)
         ranks = np.stack([inputs.ravel() + 1, outputs.ravel() + 1], 1)
         return of_tucker(self._layer, ranks, kept.ravel())
@@ -58,36 +69,33 @@ class Tucker:
     def parts(self, ranks: tuple[int, ...]) -> list[Part]:
         count, outputs = ranks
         layer = self._layer
-        if count < layer.inputs:
-            first = self._weighed.unwhitened(self._refined(count, outputs))
-        else:
-            first = torch.eye(layer.inputs, dtype=torch.float64)
-        core, read = self._weighed.fitted(first)
-        parts = []
         ones = [1] * len(layer.kernel)
-        if count < layer.inputs:
-            parts.append(Part(first.view(count, layer.inputs, *ones)))
         axes = tuple(range(len(layer.kernel)))
+        first = torch.eye(layer.inputs, dtype=torch.float64)
+        before, behind = [], []
+        if count < layer.inputs:
+            first = self._weighed.unwhitened(self._in_turn(count, outputs))
+            if self._weighed.columns is not None:
+                first = refined(self._weighed, first, outputs)
+            before = [Part(first.reshape(count, layer.inputs, *ones))]
+        last, core, _ = best_behind(self._weighed, first, outputs)
         if outputs < layer.outputs:
-            last = torch.linalg.eigh(core @ read @ core.T)[1].flip(1)[:, :outputs]
-            core = last.T @ core
-            parts.append(Part(core.view(outputs, count, *layer.kernel), axes))
-            parts.append(Part(last.reshape(layer.outputs, outputs, *ones)))
+            behind = [Part(last.reshape(layer.outputs, outputs, *ones))]
         else:
-            parts.append(Part(core.view(outputs, count, *layer.kernel), axes))
-        return parts
+            core = last @ core
+        return [*before, Part(core.view(outputs, count, *layer.kernel), axes), *behind]
 
-    def _refined(self, inputs: int, outputs: int) -> Tensor:
+    def _in_turn(self, inputs: int, outputs: int) -> Tensor:
         """The basis of whitened inputs, ``(inputs of the layer, inputs)``, refined in turn."""
         basis = self._inputs[:, :inputs]
-        kept = -1.0
+        total, kept = float(self._tensor.square().sum()), -1.0
         for _ in range(_SWEEPS):
             behind = torch.einsum("oik,ij->ojk", self._tensor, basis)
             given = _basis(behind.flatten(1))[:, :outputs]
             before = torch.einsum("oik,op->ipk", self._tensor, given)
             basis = _basis(before.flatten(1))[:, :inputs]
             now = float((basis.T @ before.flatten(1)).square().sum())
-            if now - kept < _ENOUGH * self._total:
+            if now - kept < _ENOUGH * total:
                 break
             kept = now
         return basis
