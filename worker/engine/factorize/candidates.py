@@ -43,16 +43,28 @@ def of_tucker(layer: Layer, ranks: np.ndarray, kept: np.ndarray) -> Candidates:
 
 def of_cp(layer: Layer, ranks: np.ndarray, kept: np.ndarray) -> Candidates:
     """Of ranks ``(n, 1)``: a 1x1, one axis of the kernel after another, a 1x1."""
-    each = layer.inputs + sum(layer.kernel) + layer.outputs
+    each = layer.inputs + layer.outputs
     macs = _read(layer) * layer.inputs + _given(layer) * layer.outputs
-    for at, size in enumerate(layer.kernel):
-        if size > 1:
-            sizes = (*layer.given[: at + 1], *layer.read[at + 1 :])
-            macs += layer.rows * prod(sizes) * size
-        else:
-            each -= 1
+    sizes = list(layer.read)
+    for own in axes_of(layer.kernel):
+        for at in own:
+            sizes[at] = layer.given[at]
+        places = prod(layer.kernel[at] for at in own)
+        each += places
+        macs += layer.rows * prod(sizes) * places
     rank = ranks[:, 0]
     return Candidates(ranks, rank * each, rank * macs, kept)
+
+
+def axes_of(kernel: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The axes that each depthwise part slides along, one after another.
+
+    One part for each axis that is longer than 1; the first of them takes the others along, which
+    may have a stride or padding too.
+    """
+    short = [at for at, size in enumerate(kernel) if size == 1]
+    long = [at for at, size in enumerate(kernel) if size > 1]
+    return [tuple(sorted([at, *short])) if at == long[0] else (at,) for at in long]
 
 
 def _read(layer: Layer) -> int:

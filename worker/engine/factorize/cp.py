@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from worker.engine.factorize.candidates import Candidates, of_cp
+from worker.engine.factorize.candidates import Candidates, axes_of, of_cp
 from worker.engine.factorize.channels import Weighed, solved
 from worker.engine.factorize.layers import Layer
 from worker.engine.factorize.moments import Moments
@@ -40,9 +40,7 @@ class Cp:
         self._weighed = Weighed.of(layer, moments)
         whitened = self._weighed.whitened
         self._scale = float(whitened.norm())
-        # Axes of size 1 have nothing to be taken apart.
-        self._axes = [at for at, size in enumerate(layer.kernel) if size > 1]
-        sizes = [layer.kernel[at] for at in self._axes]
+        sizes = [size for size in layer.kernel if size > 1]
         self._tensor = (whitened / self._scale).view(layer.outputs, layer.inputs, *sizes)
 
     def candidates(self) -> Candidates:
@@ -68,9 +66,9 @@ class Cp:
         first = self._weighed.unwhitened(inputs)
         ones = [1] * len(layer.kernel)
         parts = [Part(first.reshape(rank, layer.inputs, *ones))]
-        for at, factor in zip(self._axes, axes, strict=True):
-            sizes = [size if at == axis else 1 for axis, size in enumerate(layer.kernel)]
-            parts.append(Part(factor.T.reshape(rank, 1, *sizes), (at,), is_depthwise=True))
+        for factor, own in zip(axes, axes_of(layer.kernel), strict=True):
+            sizes = [size if axis in own else 1 for axis, size in enumerate(layer.kernel)]
+            parts.append(Part(factor.T.reshape(rank, 1, *sizes), own, is_depthwise=True))
         last = self._refitted(first, axes)
         return [*parts, Part(last.reshape(layer.outputs, rank, *ones))]
 

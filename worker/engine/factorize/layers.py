@@ -178,8 +178,10 @@ def _refused(layer: Layer, method: str) -> str | None:
         return "is empty, holds nothing but zeros, or NaN or infinity"
     if method in ("tucker", "cp") and prod(layer.kernel) == 1:
         return f"has no kernel for {method}: a matrix is taken apart by svd or auto"
-    if min(layer.outputs, layer.columns) > LARGEST:
-        return f"has more than {LARGEST:,} inputs and as many outputs"
+    is_kernel = method != "svd" and prod(layer.kernel) > 1
+    sides = (layer.outputs, layer.inputs if is_kernel else layer.columns)
+    if (max if is_kernel else min)(sides) > LARGEST:
+        return f"is too large to be taken apart: {sides[0]:,} by {sides[1]:,}"
     return None
 
 

@@ -136,8 +136,9 @@ def _tensors(program: Program, replacement: Replacement, names: _Names) -> dict[
     found: dict[str, Tensor] = {}
     for name, part in zip(names.weights, replacement.parts, strict=True):
         weight = part.weight
-        if not layer.is_convolution and name == names.weights[-1] and layer.call.weight_dim == 0:
-            weight = weight.T
+        is_last = name == names.weights[-1]
+        if is_last and not layer.is_convolution and layer.node.target != aten.linear.default:
+            weight = weight.T  # The last is the call that there was, which has outputs behind.
         found[name] = _like(layer.stored, weight)
     if layer.offset is not None:
         before = attribute(program.module, layer.offset.name)

@@ -46,7 +46,7 @@ class Tucker:
         if self._weighed.columns is None:
             return torch.einsum("oik,ij->jko", self._tensor, self._inputs)
         read, products = self._weighed.behind(self._weighed.unwhitened(self._inputs))
-        given = torch.linalg.solve_triangular(root_of(read), products, upper=False)
+        given: Tensor = torch.linalg.solve_triangular(root_of(read), products, upper=False)
         return given.view(self._layer.inputs, -1, self._layer.outputs)
 
     def candidates(self) -> Candidates:
