@@ -28,8 +28,8 @@ class Decomposition(Protocol):
     def candidates(self) -> Candidates:
         """All choices of ranks, what they cost, and what they keep."""
 
-    def sufficient(self, energy: float) -> tuple[int, ...]:
-        """The least ranks that keep a share of the energy, each by itself."""
+    def sufficient(self, energy: float) -> tuple[int, ...] | None:
+        """The least ranks that keep a share of the energy, each by itself; None where none do."""
 
     def without_noise(self) -> tuple[int, ...]:
         """The ranks of what is no noise in the weight, at least 1."""

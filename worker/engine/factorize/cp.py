@@ -49,9 +49,9 @@ class Cp:
         between = np.exp(np.interp(every, ranks, np.log(lost)))
         return of_cp(self._layer, every[:, None], 1 - between)
 
-    def sufficient(self, energy: float) -> tuple[int, ...]:
-        kept = np.maximum.accumulate(self.candidates().kept)
-        return (min(int(np.searchsorted(kept, energy)), len(kept) - 1) + 1,)
+    def sufficient(self, energy: float) -> tuple[int, ...] | None:
+        kept = self.candidates().kept
+        return (int(np.searchsorted(kept, energy)) + 1,) if energy <= kept[-1] else None
 
     def without_noise(self) -> tuple[int, ...]:
         kernel = self._weighed.kernel

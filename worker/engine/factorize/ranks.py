@@ -59,16 +59,16 @@ def ranks_of(
 
 def _by_itself(made: Decomposition, layer: Layer, energy: float | None, found: Ranks) -> None:
     ranks = made.without_noise() if energy is None else made.sufficient(energy)
-    candidates = made.candidates()
-    at = int((candidates.ranks == ranks).all(1).argmax())
-    parameters = int(candidates.parameters[at])
-    if parameters < layer.parameters and tuple(candidates.ranks[at]) == ranks:
-        found.chosen[layer] = ranks
+    if ranks is None:
+        found.reasons[layer.name] = f"keeps less than {energy:g} of its energy with {made.name}"
         return
-    found.reasons[layer.name] = (
-        f"would have {parameters:,} parameters with {named(made, ranks)}, and has "
-        f"{layer.parameters:,}"
-    )
+    candidates = made.candidates()
+    # Ranks beyond all candidates save nothing.
+    parameters = candidates.parameters[(candidates.ranks == ranks).all(1)]
+    if bool((parameters < layer.parameters).any()):
+        found.chosen[layer] = ranks
+    else:
+        found.reasons[layer.name] = f"is not smaller with {named(made, ranks)}"
 
 
 def named(made: Decomposition, ranks: tuple[int, ...]) -> str:

@@ -117,16 +117,16 @@ class _Names:
             is_layer = not any(str(at) in children for at in range(count))
         # A parameter that is no layer's own weight leaves its name to the parts.
         base = owner if is_layer else layer.name
-        gone = [
-            name
-            for name, tensor in module.named_parameters(remove_duplicate=False)
-            if tensor is layer.stored
-        ]
         moves = layer.offset is not None and layer.offset.name == f"{owner}.bias" and is_layer
+        unread = [layer.stored, *([attribute(module, f"{owner}.bias")] if moves else [])]
         return cls(
             weights=tuple(f"{base}.{at}.weight" for at in range(count)),
             bias=f"{base}.{count - 1}.bias" if moves else None,
-            gone=(*gone, f"{owner}.bias") if moves else tuple(gone),
+            gone=tuple(
+                name
+                for name, tensor in module.named_parameters(remove_duplicate=False)
+                if any(tensor is each for each in unread)
+            ),
         )
 
 
