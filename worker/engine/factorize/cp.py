@@ -115,9 +115,9 @@ class Cp:
                 drawn = torch.cat([start[at], drawn[:, start[at].shape[1] :]], 1)
             factors.append(drawn)
         flat = self._tensor.flatten(1)
+        factors[0] = self._updated(flat @ _together(factors[1:]), factors, 0)
         lost = np.inf
         for _ in range(sweeps):
-            factors[0] = self._updated(flat @ _together(factors[1:]), factors, 0)
             self._update_others(factors)
             factors[0] = self._updated(flat @ _together(factors[1:]), factors, 0)
             factors = _even(factors)
