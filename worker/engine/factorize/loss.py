@@ -40,9 +40,8 @@ def output_error(layer: Layer, parts: Sequence[Part], moments: Moments | None) -
     if moments.view is View.OUTPUTS:
         power = moments.second.trace()
         # The parts project what the layer gave onto the columns of the last.
-        last = parts[-1].weight.flatten(1)
-        away = torch.eye(len(last), dtype=last.dtype) - last @ torch.linalg.pinv(last)
-        lost = (away @ moments.second @ away.T).trace()
+        basis = torch.linalg.qr(parts[-1].weight.flatten(1))[0]
+        lost = power - ((moments.second @ basis) * basis).sum()
     else:
         power = ((matrix @ moments.second) * matrix).sum()
         change = matrix - product(parts).flatten(1)
