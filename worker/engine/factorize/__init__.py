@@ -1,14 +1,5 @@
 """Take layers apart into products of smaller ones."""
 
-from worker.engine.changed import Changed
-from worker.engine.config import FactorizeConfig
-from worker.engine.data import Rows
-from worker.engine.program import Program
-from worker.engine.recovery.setting import Setting
+from worker.engine.factorize.step import factorize
 
-
-def factorize(
-    program: Program, config: FactorizeConfig, rows: Rows | None, setting: Setting
-) -> Changed:
-    """Take layers apart into products of smaller ones."""
-    raise NotImplementedError
+__all__ = ["factorize"]

@@ -52,6 +52,14 @@ _CALLS: dict[Any, tuple[str, int, str, int]] = {
 """For each operator: what is multiplied, along which dimension, with what, along which."""
 
 
+_TRANSPOSES = (
+    aten.t.default,
+    aten.numpy_T.default,
+    aten.permute.default,
+    aten.transpose.int,
+)
+
+
 def weight_calls(
     program: Program, made: Mapping[Node, str] = MappingProxyType({})
 ) -> Iterator[WeightCall]:
@@ -66,7 +74,7 @@ def weight_calls(
             continue
         name, dim, weight_name, weight_dim = _CALLS[node.target]
         source, weight = argument(node, name), argument(node, weight_name)
-        while weight.target in (aten.t.default, aten.permute.default, aten.transpose.int):
+        while weight.target in _TRANSPOSES:
             if len(program.shape(weight)) != 2:
                 break  # Of more dimensions, transposing may keep their order.
             weight, weight_dim = weight.args[0], -3 - weight_dim
