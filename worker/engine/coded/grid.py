@@ -35,7 +35,7 @@ class Grid:
     def encode(self, weights: Tensor) -> Tensor:
         """The nearest codes: ``(sets, n)`` of any float to uint8, from ``least`` to ``most``."""
         if self.levels is not None:
-            middles = (self.levels[:, 1:] + self.levels[:, :-1]) / 2
+            middles = ((self.levels[:, 1:] + self.levels[:, :-1]) / 2).contiguous()
             found = torch.searchsorted(middles, weights.to(middles.dtype).contiguous())
             return found.to(torch.uint8)
         assert self.scale is not None

@@ -74,7 +74,7 @@ def weight_calls(
             continue
         name, dim, weight_name, weight_dim = _CALLS[node.target]
         source, weight = argument(node, name), argument(node, weight_name)
-        while weight.target in _TRANSPOSES:
+        while weight not in made and weight.target in _TRANSPOSES:
             if len(program.shape(weight)) != 2:
                 break  # Of more dimensions, transposing may keep their order.
             weight, weight_dim = weight.args[0], -3 - weight_dim
