@@ -2,6 +2,7 @@
 
 import zipfile
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -11,13 +12,20 @@ import pytest
 import torch
 from torch import nn
 
+from tests.engine.pretrained import transformers_archive
+from tests.engine.verified import verify_here
 from worker.engine import deliver
-from worker.engine.config import EvaluationConfig, QuantizeConfig, Request
+from worker.engine.compress import compress
+from worker.engine.config import EvaluationConfig, PruneConfig, QuantizeConfig, Request
 from worker.engine.data import Rows
 from worker.engine.deliver import delivered
 from worker.engine.errors import OutputsDifferError
 from worker.engine.measure.quality import quality
 from worker.engine.program import Program
+from worker.engine.readers import Source
+from worker.engine.readers.architecture import read_architecture
+from worker.engine.readers.keras import read_keras
+from worker.engine.readers.keras.runtime import keras
 from worker.engine.recovery.setting import Setting
 from worker.engine.safety import SafetyConfig
 from worker.engine.serve import Served, Serving
@@ -42,11 +50,9 @@ class Net(nn.Module):
         return self.second(self.first(x).tanh())
 
 
-def program(width: int, *, rows: int | None = None, largest: float | None = None) -> Program:
+def program(width: int, *, rows: int | None = None) -> Program:
     torch.manual_seed(0)
     net = Net(width).eval()
-    if largest is not None:
-        net.register_forward_pre_hook(lambda _, args: (args[0].clamp(-largest, largest),))
     generator = torch.Generator().manual_seed(1)
     example = torch.rand(rows or 2, 6, generator=generator)
     shapes = None if rows else ({0: torch.export.Dim("batch")},)
@@ -114,7 +120,6 @@ def test_quality_is_of_what_the_runtime_computes(tmp_path, monkeypatch, kind):
     outputs = in_onnxruntime(tmp_path / "model.onnx", test.inputs[0])
     with torch.no_grad():
         expected = original.run([torch.from_numpy(test.inputs[0])])[0].numpy()
-    assert found.reason is None
     assert found.quality["row_count"] == 100
     assert found.quality["accuracy"] == pytest.approx((outputs.argmax(1) == test.targets).mean())
     same = (outputs.argmax(1) == expected.argmax(1)).mean()
@@ -222,8 +227,17 @@ def test_without_an_original_there_is_no_latency_but_a_reason(tmp_path, monkeypa
 
 def wrong_on_large_inputs(monkeypatch):
     """A writer whose files are right on example inputs, and clip what is larger."""
-    write, clipping = writer.write, program(16, largest=1.0)
-    monkeypatch.setattr(writer, "write", lambda _, origin, path: write(clipping, origin, path))
+    write = writer.write
+
+    def write_clipped(made, origin, path):
+        graph = made.copied_graph()
+        [x] = graph.find_nodes(op="placeholder")
+        with graph.inserting_after(x):
+            clipped = graph.call_function(torch.ops.aten.clamp.default, (x, -1.0, 1.0))
+        x.replace_all_uses_with(clipped, delete_user_cb=lambda user: user is not clipped)
+        write(made.with_module(made.module_with(graph)), origin, path)
+
+    monkeypatch.setattr(writer, "write", write_clipped)
 
 
 def test_a_file_that_breaks_a_promise_is_taken_back(tmp_path, monkeypatch):
@@ -253,6 +267,43 @@ def test_a_promise_that_allows_the_loss_is_kept(tmp_path, monkeypatch):
     wrong_on_large_inputs(monkeypatch)
     found = served(tmp_path, original, program(16), test=test, safety=SafetyConfig(accuracy=1.0))
     assert found.file == "model.onnx"
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_a_job_has_it_in_its_report_and_is_judged_by_the_pt2(tmp_path, monkeypatch, is_wrong):
+    verify_here(monkeypatch)
+    if is_wrong:
+        wrong_on_large_inputs(monkeypatch)
+    original = program(16)
+    with torch.no_grad():
+        for tensor in original.module.first.parameters():
+            tensor[0] = 0  # A unit that is not missed.
+    test = data(original)
+    np.savez(tmp_path / "test.npz", inputs=test.inputs[0], targets=test.targets)
+    torch.export.save(original.export(), tmp_path / "model.pt2")
+    output = tmp_path / "output"
+    output.mkdir()
+    request = Request(
+        tmp_path / "model.pt2", "0" * 64, (PruneConfig(channel_ratio=1 / 16),), output,
+        test=tmp_path / "test.npz", output_formats=("onnx",), evaluation=ROUNDS,
+        safety=SafetyConfig(accuracy=0.05),
+    )  # fmt: skip
+    report = compress(request, on_progress=lambda *_: None)
+    [found] = report["formats"]
+    accuracy = report["after_recovery"]["quality"]["accuracy"]
+    assert accuracy == 0.9
+    assert report["latency"]["runtime"] == f"torch {version('torch')} eager"
+    assert report["before"]["latency"] == report["latency"]["original"]
+    assert report["after_recovery"]["latency"] == report["latency"]["compressed"]
+    assert (output / "model.pt2").exists()
+    assert (output / "model.onnx").exists() is not is_wrong
+    if is_wrong:
+        assert report["warnings"] == [f"no onnx: {found['reason']}"]
+        assert found["quality"]["accuracy"] < accuracy - 0.05
+    else:
+        assert report["warnings"] == []
+        assert found["quality"]["accuracy"] == accuracy
+        assert found["latency"]["round_count"] == 3
 
 
 def test_attacks_are_asked_of_the_program_alone(tmp_path):
@@ -287,6 +338,39 @@ def test_a_file_that_does_not_run_on_the_data_is_taken_back(tmp_path, monkeypatc
     assert "model.onnx does not run on the test data in onnxruntime" in found.reason
     assert "too many rows" in found.reason
     assert list(tmp_path.iterdir()) == []
+
+
+def keras_upload(folder: Path) -> Source:
+    library = keras()
+    layers = library.layers
+    network = library.Sequential(
+        [library.Input((6,)), layers.Dense(16, "relu"), layers.Dense(7, "softmax")]
+    )
+    network.save(folder / "model.keras")
+    return read_keras(folder / "model.keras")
+
+
+def transformers_upload(folder: Path) -> Source:
+    return read_architecture(transformers_archive(folder / "model.zip", "bert"))
+
+
+@pytest.mark.parametrize(
+    ("file_format", "upload"), [("keras", keras_upload), ("transformers", transformers_upload)]
+)
+def test_libraries_that_run_on_torch_are_timed_too(tmp_path, file_format, upload):
+    source = upload(tmp_path)
+    program = Program.from_exported(source.exported)
+    output = tmp_path / "output"
+    output.mkdir()
+    request = Request(tmp_path / "model", "0" * 64, (), output, evaluation=ROUNDS)
+    serving = Serving(request, program, program, source.origin, None, None)
+    [found] = delivered(
+        [file_format], program, source.origin, output, lambda *_: None, measured=serving.measured
+    )
+    assert (found.reason, found.unmeasured) == (None, None)
+    assert found.latency["runtime"].startswith(f"{file_format} ")
+    assert found.latency["round_count"] == 3
+    assert [path.name for path in output.iterdir()] == [found.file]
 
 
 def test_what_is_served_takes_the_rows_of_its_program():
