@@ -202,7 +202,7 @@ def test_an_upload_that_is_another_model_in_its_runtime_is_no_yardstick(tmp_path
     )
     assert found.file == "model.onnx"
     assert found.latency is None
-    assert "the original gives other outputs there than in torch" in found.unmeasured
+    assert "the original gives other outputs there than in PyTorch" in found.unmeasured
 
 
 def test_without_an_original_there_is_no_latency_but_a_reason(tmp_path, monkeypatch):
@@ -219,8 +219,8 @@ def test_without_an_original_there_is_no_latency_but_a_reason(tmp_path, monkeypa
     assert found.reason is None
     assert found.latency is None
     assert found.unmeasured == (
-        "its latency was not measured, as there is no original to compare it with in onnxruntime "
-        f"{onnxruntime.__version__}: an operator is unknown"
+        f"its latency was not measured in onnxruntime {onnxruntime.__version__}: there is no "
+        "original of that format to compare it with (an operator is unknown)"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 

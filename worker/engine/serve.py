@@ -108,11 +108,8 @@ class Serving:
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            return replace(
-                made,
-                unmeasured="its latency was not measured, as there is no original to compare it "
-                f"with in {writer.runtime}: {_reason(error)}",
-            )
+            said = f"its latency was not measured in {writer.runtime}: {_reason(error)}"
+            return replace(made, unmeasured=said)
         return replace(made, latency=None if timed is None else timed.as_json())
 
     def _quality(self, served: Served) -> dict[str, Any] | None:
@@ -145,7 +142,15 @@ class Serving:
         folder = self.request.output_dir
         with tempfile.TemporaryDirectory(prefix="original-", dir=folder) as scratch:
             path = Path(scratch) / writer.file
-            self._write_original(writer, path)
+            try:
+                self._write_original(writer, path)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                # A ratio is to the original in the same runtime, or there is none.
+                raise InexpressibleError(
+                    f"there is no original of that format to compare it with ({_reason(error)})"
+                ) from error
             return compared(
                 Served(writer.serve(path), self.original),
                 served,
@@ -170,7 +175,7 @@ class Serving:
         error = difference(writer, path, self.original, path.parent)
         if not error <= (allowed := tolerance(self.original)):
             raise InexpressibleError(
-                f"the original gives other outputs there than in torch (relative difference "
+                f"the original gives other outputs there than in PyTorch (relative difference "
                 f"{error:.2g}, at most {allowed:g} is allowed)"
             )
 
