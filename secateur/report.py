@@ -65,14 +65,22 @@ class Measurement(Output):
 
 
 class LatencyComparison(Output):
-    """Both programs, timed in turn in one process."""
+    """The original and the compressed model, timed in turn in one process."""
 
     speedup: float = Field(
         description="Median of original time over compressed time; > 1 is faster."
     )
+    original: Latency
+    compressed: Latency
     round_count: int
     batch_size: int
-    mode: str = Field(description="`eager`, or `compiled`: both ran behind torch.compile.")
+    runtime: str = Field(
+        description="What computed both.", examples=["torch 2.13.0 eager", "onnxruntime 1.32.0"]
+    )
+    mode: str | None = Field(
+        description="Of a `.pt2`: `eager`, or `compiled`: both ran behind torch.compile. Null in "
+        "other formats."
+    )
     device: str
     thread_count: int
 
@@ -141,9 +149,22 @@ class FormatReport(Output):
         "is for, and the program's: the largest difference over the largest value."
     )
     runtime: str | None = Field(
-        description="What loaded it for that.", examples=["onnxruntime 1.32.0"]
+        description="What loaded it for that, and computed what is measured below.",
+        examples=["onnxruntime 1.32.0"],
     )
     reason: str | None = Field(description="Why there is no file; null where there is one.")
+    quality: Quality | None = Field(
+        description="On the test data, computed by that runtime, which has no gradients: "
+        "`fgsm_accuracy` is null. There too where the file was taken back for a broken promise; "
+        "null without test data, and without a file."
+    )
+    latency: LatencyComparison | None = Field(
+        description="Of the original and of the compressed model, both in this format and in that "
+        "runtime; null where not asked for or not measured."
+    )
+    unmeasured: str | None = Field(
+        description="Why its latency was not measured; null where it was, or nobody asked."
+    )
 
 
 class Report(Output):

@@ -25,7 +25,7 @@ def report_table(report: Report) -> str:
             cells = [_shown(value, shown) for value in values]
             rows.append((name, *cells, _changed(values[0], values[-1], change)))
     if report.latency is not None:
-        rows.append(("speedup", "", "", "", f"{report.latency.speedup:.2f}x"))
+        rows.append(("speedup", "", "", "", _times(report.latency.speedup)))
     tables = [aligned(rows)]
     if report.formats:
         tables.append(_format_table(report.formats))
@@ -37,14 +37,18 @@ def report_table(report: Report) -> str:
 
 
 def _format_table(formats: Sequence[FormatReport]) -> str:
-    """Each format that was asked for: its file and what ran it, or why there is none."""
-    rows: list[tuple[str, ...]] = [("format", "file", "bytes", "difference", "ran in")]
+    """Each format that was asked for: its file and what was measured in what ran it, or nothing."""
+    header = ("format", "file", "bytes", "difference", "accuracy", "speedup", "ran in")
+    rows: list[tuple[str, ...]] = [header]
     for each in formats:
+        accuracy = _shown(each.quality.accuracy if each.quality else None, _percent)
         if each.file is None:
-            rows.append((each.format, "none, see below", "", "", ""))
+            rows.append((each.format, "none, see below", "", "", accuracy, "", ""))
         else:
             size, error = _shown(each.size_bytes, _count), f"{each.max_relative_error:.1g}"
-            rows.append((each.format, each.file, size, error, each.runtime or _MISSING))
+            speedup = _shown(each.latency.speedup if each.latency else None, _times)
+            ran_in = each.runtime or _MISSING
+            rows.append((each.format, each.file, size, error, accuracy, speedup, ran_in))
     return aligned(rows)
 
 
@@ -148,6 +152,10 @@ def _percent(value: float) -> str:
 
 def _ms(value: float) -> str:
     return f"{value:.3f} ms"
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}x"
 
 
 def _number(value: float) -> str:

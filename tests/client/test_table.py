@@ -15,6 +15,19 @@ VERIFICATION = {
 }
 
 
+COMPARISON = {
+    "speedup": 2.0,
+    "original": {"p50_ms": 1.5, "p95_ms": 1.5},
+    "compressed": {"p50_ms": 0.75, "p95_ms": 0.75},
+    "runtime": "torch 2.13.0 eager",
+    "mode": "eager",
+    "round_count": 1,
+    "batch_size": 1,
+    "device": "cpu",
+    "thread_count": 1,
+}
+
+
 def measurement(
     parameters: int, accuracy: float | None, p50_ms: float | None = None, **more: object
 ):
@@ -44,6 +57,7 @@ def report(
     latency: object = None,
     search: object = None,
     latency_table: object = None,
+    formats: object = (),
 ) -> Report:
     before, after_prune, after_recovery = columns
     return Report.model_validate(
@@ -57,7 +71,8 @@ def report(
             "latency_table": latency_table,
             "safety": None,
             "verification": VERIFICATION,
-            "formats": [],
+            "formats": formats,
+            "steps": [],
             "stage_seconds": {},
             "warnings": [],
         }
@@ -65,20 +80,12 @@ def report(
 
 
 def test_a_report_shows_what_was_measured() -> None:
-    comparison = {
-        "speedup": 2.0,
-        "mode": "eager",
-        "round_count": 1,
-        "batch_size": 1,
-        "device": "cpu",
-        "thread_count": 1,
-    }
     table = report_table(
         report(
             measurement(12000, 0.97, 1.5),
             measurement(6000, 0.5),
             measurement(6000, 0.96, 0.75),
-            latency=comparison,
+            latency=COMPARISON,
         )
     )
     assert table == (
@@ -170,6 +177,35 @@ def test_latency_is_shown_by_what_a_group_keeps() -> None:
         "latency by channels kept  of\n"
         "conv1.weight              16   4: 50.0%  8: 75.0%\n"
         "fc.weight                 16  8: 100.0%\n"
+    )
+
+
+def test_each_format_shows_what_its_runtime_did() -> None:
+    nothing = dict.fromkeys(
+        ("file", "size_bytes", "max_relative_error", "runtime", "reason", "quality", "latency")
+    )
+    quality = measurement(1, 0.875)["quality"]
+    made = {"size_bytes": 12345, "max_relative_error": 0.001}
+    formats = [
+        {
+            **nothing | made,
+            "format": "onnx",
+            "file": "model.onnx",
+            "runtime": "onnxruntime 1.32.0",
+            "quality": quality,
+            "latency": COMPARISON | {"speedup": 2.5, "mode": None},
+        },
+        {**nothing | made, "format": "keras", "file": "model.keras", "runtime": "keras 3.1"},
+        {**nothing, "format": "aotinductor", "reason": "too far off", "quality": quality},
+        {**nothing, "format": "transformers", "reason": "it was none"},
+    ]
+    shown = below(formats=[{**each, "unmeasured": None} for each in formats])
+    assert shown == (
+        "format                   file   bytes  difference  accuracy  speedup              ran in\n"
+        "onnx               model.onnx  12,345       0.001    87.50%    2.50x  onnxruntime 1.32.0\n"
+        "keras             model.keras  12,345       0.001         -        -           keras 3.1\n"
+        "aotinductor   none, see below                        87.50%\n"
+        "transformers  none, see below                             -\n"
     )
 
 

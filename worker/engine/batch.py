@@ -1,4 +1,4 @@
-"""Some rows of a data set, and a program that runs on them."""
+"""Some rows of a data set, and what runs on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.errors import DataMismatchError
-from worker.engine.program import Program
+from worker.engine.runnable import Runnable
 
 ROLES = {"train": "the training data", "test": "the test data"}
 """What data is for, as the spec says it, and what it is called."""
@@ -41,7 +41,7 @@ class Batch:
         return DataMismatchError(message, pointer=pointer, in_step=False)
 
 
-def run_batch(program: Program, batch: Batch) -> list[Tensor]:
+def run_batch(program: Runnable, batch: Batch) -> list[Tensor]:
     """The program's outputs on a batch, its padding included.
 
     Raises:

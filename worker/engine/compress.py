@@ -61,7 +61,7 @@ from worker.engine.recovery.recover import Sources
 from worker.engine.recovery.remaining import Remaining
 from worker.engine.recovery.setting import NoSnapshots, Setting
 from worker.engine.reload import outputs_in_fresh_process, outputs_on_examples
-from worker.engine.report import comparison, report_of
+from worker.engine.report import report_of
 from worker.engine.safety import Promise, SafetyConfig, broken, judged, told, unmeasured
 from worker.engine.save import save_program, save_sparse, save_weights
 from worker.engine.search.latency import meet_latency
@@ -69,6 +69,7 @@ from worker.engine.search.run import search
 from worker.engine.search.smallest import Tried
 from worker.engine.search.stopwatch import Stopwatch
 from worker.engine.search.workshop import Workshop, as_memory
+from worker.engine.serve import Serving
 from worker.engine.transform import NAMES, STAGES, recovered, transformed
 
 
@@ -129,9 +130,9 @@ class _Run:
         safety = self.judged(before, after)
         lost = self.lost(before, after)
         # What is not delivered is not written in other formats either.
-        formats = [] if lost else self.delivered(saved, source)
+        formats = [] if lost else self.delivered(saved, original, test, source)
         after["file_bytes"] = self.path(comparable(self.request, formats)).stat().st_size
-        report = report_of(self.request, self.found, after, safety, timed, formats)
+        report = report_of(self.found, after, safety, timed, formats)
         self.write("report.json", report)
         if lost:
             raise PromiseBrokenError(
@@ -293,16 +294,26 @@ class _Run:
             self.found.warn(warning)
         return program, source
 
-    def delivered(self, saved: Program, source: Source) -> list[Delivered]:
-        """Write the model in the other formats that were asked for."""
+    def delivered(
+        self, saved: Program, original: Program, test: Rows | None, source: Source
+    ) -> list[Delivered]:
+        """Write the model in the other formats that were asked for, and measure each."""
         names = wanted(self.request, source)
         if not names:
             return []
         with self.stage("exporting", len(names), "files") as progress:
-            found = delivered(names, saved, source.origin, self.request.output_dir, progress)
+            saved, original = saved.to("cpu"), original.to("cpu")
+            before = self.found.before["quality"]
+            serving = Serving(self.request, original, saved, source.origin, test, before)
+            folder = self.request.output_dir
+            found = delivered(
+                names, saved, source.origin, folder, progress, measured=serving.measured
+            )
         for each in found:
             if each.reason is not None:
                 self.found.warn(f"no {each.format}: {each.reason}")
+            if each.unmeasured is not None:
+                self.found.warn(f"{each.format}: {each.unmeasured}")
         return found
 
     def read(self, role: str, program: Program) -> Rows | None:
@@ -361,7 +372,7 @@ class _Run:
                 "step": NAMES[type(step)],
                 "counts": found["counts"],
                 "quality": found["quality"],
-                "latency": None if timed is None else comparison(self.request, timed),
+                "latency": None if timed is None else timed.as_json(),
                 "layers": [line.as_json() for line in changed.layers],
             }
         )

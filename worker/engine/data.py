@@ -16,6 +16,7 @@ from worker.engine.errors import DataMismatchError
 from worker.engine.load import load_arrays
 from worker.engine.objective import Objective
 from worker.engine.program import Program
+from worker.engine.runnable import Runnable
 
 # Few: they are looked through until one row counts.
 _ROWS_PER_LOOK = 32
@@ -112,7 +113,7 @@ class Rows:
         )
 
     def batches(
-        self, program: Program, size: int, *, order: np.ndarray | None = None
+        self, program: Runnable, size: int, *, order: np.ndarray | None = None
     ) -> Iterator[Batch]:
         """Go through the rows once.
 
@@ -137,7 +138,7 @@ class Rows:
                 targets = torch.from_numpy(self._targets(rows)).to(program.device)
             yield Batch(inputs, targets, len(rows), self._in_arrays(rows), self.role)
 
-    def batch_count(self, program: Program, size: int) -> int:
+    def batch_count(self, program: Runnable, size: int) -> int:
         """How many batches :meth:`batches` makes."""
         return -(-len(self) // program.rows_per_call(size))
 

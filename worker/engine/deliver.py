@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,13 @@ _OTHER_ROWS = 3
 
 @dataclass(frozen=True)
 class Delivered:
-    """What became of one format: a file with its proof, or the reason why there is none."""
+    """What became of one format: a file with its proof, or the reason why there is none.
+
+    Attributes:
+        quality: On the test data, in its runtime; a file that was taken back for it has it too.
+        latency: In its runtime, beside the original in the same format.
+        unmeasured: Why something of this was not measured that was asked for.
+    """
 
     format: str
     file: str | None = None
@@ -36,6 +41,13 @@ class Delivered:
     max_relative_error: float | None = None
     runtime: str | None = None
     reason: str | None = None
+    quality: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
+    unmeasured: str | None = None
+
+    def refused(self, reason: str) -> "Delivered":
+        """The same without a file."""
+        return replace(self, file=None, size_bytes=None, max_relative_error=None, reason=reason)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,12 +67,18 @@ def comparable(request: Request, made: Sequence[Delivered]) -> str:
     return next((each.file for each in made if each.format == own and each.file), "model.pt2")
 
 
+def _as_it_is(made: Delivered) -> Delivered:
+    return made
+
+
 def delivered(
     names: Sequence[str],
     program: Program,
     origin: object,
     folder: Path,
     on_progress: Callable[[int, int], None],
+    *,
+    measured: Callable[[Delivered], Delivered] = _as_it_is,
 ) -> list[Delivered]:
     """Write the program in each format; what cannot be written has a reason.
 
@@ -70,28 +88,26 @@ def delivered(
         origin: What the reader left for the writer.
         folder: Where files are written.
         on_progress: Called after each.
+        measured: Adds what is measured in the file's own runtime, or takes the file back.
     """
     program = program.to("cpu")
     found = []
     for number, name in enumerate(names, 1):
         try:
-            found.append(_written(name, program, origin, folder))
+            found.append(measured(_written(name, program, origin, folder)))
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except (InexpressibleError, OutputsDifferError) as error:
-            found.append(_refused(name, folder, str(error)))
+            found.append(Delivered(name, reason=str(error)))
         except Exception as error:  # noqa: BLE001 - the boundary to other libraries
             # A writer that is wrong costs a file, and not the job.
             _log.exception("no %s", name)
             reason = f"it could not be written ({first_line(error)}); report it with the model"
-            found.append(_refused(name, folder, reason))
+            found.append(Delivered(name, reason=reason))
+        if found[-1].file is None:
+            (folder / WRITERS[name].file).unlink(missing_ok=True)
         on_progress(number, len(names))
     return found
-
-
-def _refused(name: str, folder: Path, reason: str) -> Delivered:
-    (folder / WRITERS[name].file).unlink(missing_ok=True)
-    return Delivered(name, reason=reason)
 
 
 def _written(name: str, program: Program, origin: object, folder: Path) -> Delivered:
@@ -100,19 +116,28 @@ def _written(name: str, program: Program, origin: object, folder: Path) -> Deliv
         raise InexpressibleError(f"the upload was none that can be given back as {name}")
     path = folder / writer.file
     writer.write(program, origin, path)
-    error = _difference(writer, path, program, folder)
+    error = difference(writer, path, program, folder)
     if not error <= (allowed := tolerance(program)):
         raise InexpressibleError(
             f"{writer.file} gives other outputs than model.pt2 (relative difference {error:.2g}, "
             f"at most {allowed:g} is allowed): it is not delivered; report it with the model"
         )
-    runtime = ", ".join(f"{each} {version(each)}" for each in writer.libraries)
-    return Delivered(name, writer.file, path.stat().st_size, error, runtime)
+    return Delivered(name, writer.file, path.stat().st_size, error, writer.runtime)
 
 
 @torch.no_grad()
-def _difference(writer: Writer, path: Path, program: Program, folder: Path) -> float:
-    """How far the file's outputs are from the program's, on example inputs of several sizes."""
+def difference(writer: Writer, path: Path, program: Program, folder: Path) -> float:
+    """How far a file's outputs are from the program's, on example inputs of several sizes.
+
+    Args:
+        writer: Of the file's format.
+        path: The file, which is run in a fresh process.
+        program: On the CPU.
+        folder: For what goes in and comes out.
+
+    Raises:
+        OutputsDifferError: The file does not load or run.
+    """
     calls = [program.example_leaves]
     if program.rows_per_call(_OTHER_ROWS) == _OTHER_ROWS:
         calls.append(repeated(program, _OTHER_ROWS))

@@ -15,7 +15,7 @@ from torch.nn import functional
 from worker.engine.batch import Batch, run_batch
 from worker.engine.config import AS_TARGETS_SUGGEST, ObjectiveConfig
 from worker.engine.errors import DataMismatchError
-from worker.engine.program import Program
+from worker.engine.runnable import Runnable
 
 _NONE = -100
 """A class that no output has."""
@@ -221,7 +221,7 @@ class Objective:
         """What the output is called that is judged."""
         return f"the model's output {self.config.output}"
 
-    def outputs_of(self, program: Program, batch: Batch) -> Tensor:
+    def outputs_of(self, program: Runnable, batch: Batch) -> Tensor:
         """Run a program, and give the output that is judged: ``(count, ...)``, without padding.
 
         Raises:

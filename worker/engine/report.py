@@ -3,19 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
-
-from worker.engine.config import Request
 from worker.engine.deliver import Delivered
 from worker.engine.found import Found
-from worker.engine.measure.latency import Latency
+from worker.engine.measure.latency import Latency, percentiles
 
 FORMAT_VERSION = 1
 
 
 def report_of(
-    request: Request,
     found: Found,
     after: dict[str, Any],
     safety: dict[str, Any] | None,
@@ -25,7 +20,6 @@ def report_of(
     """Put together what a run has found.
 
     Args:
-        request: What was asked.
         found: What was measured on the way.
         after: What was measured on the file as saved.
         safety: What became of promises.
@@ -40,14 +34,14 @@ def report_of(
         )
     before = found.before
     if timed is not None:
-        before = {**before, "latency": _percentiles(timed.original_ms)}
-        after = {**after, "latency": _percentiles(timed.compressed_ms)}
+        before = {**before, "latency": percentiles(timed.original_ms)}
+        after = {**after, "latency": percentiles(timed.compressed_ms)}
     return {
         "format_version": FORMAT_VERSION,
         "before": before,
         "after_prune": found.after_prune or None,
         "after_recovery": after,
-        "latency": None if timed is None else comparison(request, timed),
+        "latency": None if timed is None else timed.as_json(),
         "search": found.search,
         "latency_table": found.latency_table,
         "safety": safety,
@@ -63,20 +57,3 @@ def report_of(
         "stage_seconds": {name: round(spent, 3) for name, spent in found.seconds.items()},
         "warnings": found.warnings,
     }
-
-
-def comparison(request: Request, timed: Latency) -> dict[str, Any]:
-    """Latencies of both programs, as the report has them."""
-    return {
-        "speedup": timed.speedup,
-        "round_count": len(timed.original_ms),
-        "batch_size": timed.batch_size,
-        "mode": request.evaluation.latency_mode,
-        "device": request.device,
-        "thread_count": torch.get_num_threads(),
-    }
-
-
-def _percentiles(times_ms: np.ndarray) -> dict[str, float]:
-    p50, p95 = np.quantile(times_ms, (0.5, 0.95)).tolist()
-    return {"p50_ms": p50, "p95_ms": p95}

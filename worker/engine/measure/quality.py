@@ -1,4 +1,4 @@
-"""How well a program does on test data, alone and against the original."""
+"""How well a program, or a file of one, does on test data, alone and against the original."""
 
 import math
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from worker.engine.measure.classes import ClassAccuracy, top_share
 from worker.engine.measure.robustness import Noise, attacked, check_can_be_probed
 from worker.engine.objective import Objective
 from worker.engine.program import Program
+from worker.engine.runnable import Runnable
 
 OnBatch = Callable[[int, int], None]
 
@@ -38,8 +39,8 @@ class _Mean:
 
 @torch.no_grad()
 def quality(
-    program: Program,
-    original: Program,
+    program: Runnable,
+    original: Runnable,
     rows: Rows,
     *,
     batch_size: int,
@@ -57,7 +58,8 @@ def quality(
         batch_size: Rows per call, as far as the program takes them.
         on_batch: Told after each batch how many are done, of how many.
         noise_std: Where given, accuracy with this much noise on the inputs is measured too.
-        fgsm_epsilon: Where given, accuracy under an attack with the program's own gradients.
+        fgsm_epsilon: Where given, accuracy under an attack with the program's own gradients: it
+            has to be one then, and no file in another runtime.
         seed: Draws the noise.
 
     Returns:
@@ -139,7 +141,7 @@ def _finite(name: str, value: Tensor) -> float:
 
 
 def _probed(
-    program: Program,
+    program: Runnable,
     batch: Batch,
     objective: Objective,
     noise: Noise | None,
@@ -150,6 +152,7 @@ def _probed(
     if noise is not None:
         harder["noise_accuracy"] = noise.added_to(batch)
     if fgsm_epsilon is not None:
+        assert isinstance(program, Program), "no runtime but torch has gradients"
         harder["fgsm_accuracy"] = attacked(
             program, batch, objective=objective, epsilon=fgsm_epsilon
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from worker.engine.criteria.subject import ignore
 from worker.engine.graph.coupling import Coupling
 from worker.engine.inputs import repeated
-from worker.engine.measure.latency import times_ms
+from worker.engine.measure.latency import ready, times_ms
 from worker.engine.program import Program
 from worker.engine.prune.cut import cut_module
 
@@ -27,7 +27,7 @@ class Stopwatch:
         Args:
             coupling: Of the original.
             batch_size: Rows per call, as far as the program takes them.
-            mode: ``eager`` or ``compiled``; see :func:`times_ms`.
+            mode: ``eager`` or ``compiled``; see :func:`ready`.
         """
         self._coupling = coupling
         self._leaves = repeated(coupling.program, batch_size)
@@ -60,11 +60,10 @@ class Stopwatch:
         self, base: Program, programs: Sequence[Program], rounds: int, mode: str
     ) -> list[float]:
         times = times_ms(
-            (base, *programs),
+            [ready(program, self._leaves, mode) for program in (base, *programs)],
             self._leaves,
             rounds=max(rounds, self._fast_rounds),
             on_round=ignore,
-            mode=mode,
         )
         # The quickest ones: what else a machine does makes calls slower, and never faster.
         quick = np.quantile(times, _QUICK, axis=1)

@@ -1,18 +1,26 @@
 """Compressed models as files: one writer for each format, and one table of them.
 
-A writer is a module with two functions. ``write(program, origin, path)`` writes the file, or raises
-:class:`InexpressibleError`. ``run(path, calls)`` loads it in the runtime that it is for, in a fresh
-process, and gives the outputs of all calls, flat. Both are imported when they are needed.
+A writer is a module with three functions, imported when they are needed. ``write(program, origin,
+path)`` writes the file, or raises :class:`InexpressibleError`. ``serve(path)`` loads it in the
+runtime that it is for, with as many threads as torch has, and gives what runs it: a function from
+the flat tensors that go in to those that come out. ``run(path, calls)`` does so in a fresh process,
+and gives the outputs of all calls, flat.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from torch import Tensor
+
 from worker.engine.program import Program
 from worker.engine.writers.inexpressible import InexpressibleError
+
+Call = Callable[[Sequence[Tensor]], list[Tensor]]
+"""A loaded file: flat tensors in, flat tensors out."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Writer:
     """A row of the table.
 
     Attributes:
-        module: Where ``write`` and ``run`` are.
+        module: Where ``write``, ``serve`` and ``run`` are.
         file: The name of the file.
         libraries: Distributions whose versions say what ran it.
         origin: The class of the origins that it can write, as ``module:name``; None for any.
@@ -36,6 +44,11 @@ class Writer:
         """What :mod:`worker.engine.reload` runs the file with."""
         return f"{self.module}:run"
 
+    @property
+    def runtime(self) -> str:
+        """What ran it, with versions."""
+        return ", ".join(f"{each} {version(each)}" for each in self.libraries)
+
     def can_write(self, origin: object) -> bool:
         """Whether what the reader left is what this writer needs."""
         return self.origin is None or isinstance(origin, resolve_name(self.origin))
@@ -48,6 +61,11 @@ class Writer:
         """
         write: Callable[[Program, Any, Path], None] = resolve_name(f"{self.module}:write")
         write(program, origin, path)
+
+    def serve(self, path: Path) -> Call:
+        """Load a file in its runtime, in this process and on its CPU."""
+        serve: Callable[[Path], Call] = resolve_name(f"{self.module}:serve")
+        return serve(path)
 
 
 _PRETRAINED = "worker.engine.readers.architecture.pretrained:PretrainedOrigin"
@@ -78,4 +96,4 @@ OWN: dict[str, str] = {
 }
 """What an upload is given back as, where nobody says it."""
 
-__all__ = ["OWN", "WRITERS", "InexpressibleError", "Writer"]
+__all__ = ["OWN", "WRITERS", "Call", "InexpressibleError", "Writer"]

@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -46,13 +46,20 @@ def write(program: Program, origin: object, path: Path) -> None:
         ) from error
 
 
-def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The outputs of the compiled package."""
+def serve(path: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """The compiled package, loaded."""
     compiled = torch._inductor.aoti_load_package(str(path))  # noqa: SLF001 - as above
     structure = pytree.treespec_loads(compiled.loader.get_call_spec()[0])
-    found: list[Tensor] = []
-    for call in calls:
-        args, kwargs = pytree.tree_unflatten(call, structure)
+
+    def call(leaves: Sequence[Tensor]) -> list[Tensor]:
+        args, kwargs = pytree.tree_unflatten(leaves, structure)
         outputs = pytree.tree_leaves(compiled(*args, **kwargs))
-        found += [output for output in outputs if isinstance(output, Tensor)]
-    return found
+        return [output for output in outputs if isinstance(output, Tensor)]
+
+    return call
+
+
+def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The outputs of the compiled package."""
+    call = serve(path)
+    return [output for leaves in calls for output in call(leaves)]

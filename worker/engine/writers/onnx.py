@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir
@@ -131,25 +131,39 @@ def _rename_dims(model: onnx_ir.Model, names: Mapping[str, str]) -> None:
     inner = [each for node in model.graph for each in node.outputs]
     for value in (*model.graph.inputs, *inner):
         if value.shape is not None:
-            for at, dim in enumerate(value.shape):
+            # A copy: some shapes are frozen, and some are of several values.
+            shape = value.shape.copy()
+            for at, dim in enumerate(shape):
                 known = names.get(dim.value or "") if isinstance(dim, onnx_ir.SymbolicDim) else None
                 if known is not None:
-                    value.shape[at] = onnx_ir.SymbolicDim(known)
+                    shape[at] = onnx_ir.SymbolicDim(known)
+            value.shape = shape
 
 
-def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The outputs that onnxruntime computes on a CPU."""
+def serve(path: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """A session of onnxruntime on a CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # Errors: it tells of every node it could not make faster.
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Its threads wait for the next call in a busy loop, which would slow down whatever is timed
+    # beside it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
-    found = []
-    for call in calls:
-        feed = {name: leaf.numpy() for name, leaf in zip(names, call, strict=True)}
-        found += [torch.from_numpy(output) for output in session.run(None, feed)]
-    return found
+
+    def call(leaves: Sequence[Tensor]) -> list[Tensor]:
+        feed = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, feed)]
+
+    return call
+
+
+def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The outputs that onnxruntime computes on a CPU."""
+    call = serve(path)
+    return [output for leaves in calls for output in call(leaves)]
 
 
 def _innermost(error: Exception) -> BaseException:

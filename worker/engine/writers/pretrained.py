@@ -3,7 +3,8 @@
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def write(program: Program, origin: PretrainedOrigin, path: Path) -> None:
     )
 
 
-def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The outputs of what ``from_pretrained`` loads."""
+def serve(path: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """What ``from_pretrained`` loads."""
     import_offline()
     import transformers
 
@@ -78,7 +79,13 @@ def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
             folder, dtype=torch.float32, local_files_only=True
         )
     model.eval()
-    return [output for call in calls for output in _outputs(model, told["inputs"], call)]
+    return partial(_outputs, model, told["inputs"])
+
+
+def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The outputs of what ``from_pretrained`` loads."""
+    call = serve(path)
+    return [output for leaves in calls for output in call(leaves)]
 
 
 def _built(model_class: Any, config: dict[str, Any]) -> Any:

@@ -8,8 +8,9 @@ and gives what the program gives, or nothing is delivered.
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,20 @@ def write(program: Program, origin: KerasOrigin, path: Path) -> None:
     raise InexpressibleError(reasons[0])
 
 
-def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The outputs of a ``.keras`` file in Keras as it is.
+def serve(path: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """A ``.keras`` file in Keras as it is.
 
     Only for files that this worker wrote: nothing is checked.
     """
     library = keras()
     with _quietly(), any_names(), without_others():
-        model = library.saving.load_model(path, compile=False, safe_mode=True)
-        return [output for call in calls for output in _outputs(model, call)]
+        return partial(_outputs, library.saving.load_model(path, compile=False, safe_mode=True))
+
+
+def run(path: Path, calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The outputs of a ``.keras`` file in Keras."""
+    call = serve(path)
+    return [output for leaves in calls for output in call(leaves)]
 
 
 def _write(
