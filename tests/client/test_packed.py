@@ -65,7 +65,7 @@ def test_another_file_is_refused_with_what_reads_it(tmp_path: Path):
 
 
 CHANGES = {
-    "no list": lambda about: 3,
+    "no list": lambda _: 3,
     "no axis": lambda about: [{**about[0], "axis": 9}],
     "a negative size": lambda about: [{**about[0], "shape": [-3, 4]}],
     "an enormous size": lambda about: [{**about[0], "shape": [2**40, 2**40]}],

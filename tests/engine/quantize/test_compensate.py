@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_codes():
 
 def test_too_few_rows_are_refused_and_said_to_be():
     rows = correlated(24, count=9)
-    with pytest.raises(DataMismatchError, match="has 9 rows, too few .* at least 16"):
+    with pytest.raises(DataMismatchError, match=r"has 9 rows, too few .* at least 16"):
         quantize(mlp(), config(weights="int4", rounding="compensated"), rows, SETTING)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.quantize.networks import SETTING, config, normal, outputs, program, residual
+from tests.engine.quantize.networks import SETTING, config, mlp, normal, outputs, program, residual
 from worker.engine.coded.chain import made_at, read_back
 from worker.engine.config import DistillConfig, FinetuneConfig
 from worker.engine.data import Rows
@@ -72,7 +72,7 @@ def test_what_is_learned_are_codes_of_the_same_grid(quantized: Program):
     with torch.no_grad():
         for name in ("first.weight", "head.weight"):
             parameter = taught.module.get_parameter(name)
-            parameter.add_(0.05 * torch.randn(parameter.shape))
+            parameter.add_(0.5 * torch.randn(parameter.shape))
         taught.module.get_parameter("head.bias").add_(2.0)
     found = relearned(quantized, taught)
     for about in quantized.packed.weights:
@@ -86,9 +86,9 @@ def test_what_is_learned_are_codes_of_the_same_grid(quantized: Program):
 
 
 def test_distillation_brings_a_coarse_model_nearer_to_its_original():
-    original, rows = residual(), normal(3, 8, 8, count=128)
-    coarse = quantize(original, config(weights="ternary"), rows, SETTING).program
-    step = DistillConfig(epochs=6, learning_rate=3e-3, loss="mse", keep="last", batch_size=16)
+    original, rows = program(mlp(), 6), normal(6, count=128)
+    coarse = quantize(original, config(weights="int2"), rows, SETTING).program
+    step = DistillConfig(epochs=20, learning_rate=1e-3, loss="mse", keep="last", batch_size=16)
     sources = Sources(rows, original, None)
     taught = recovered(coarse, step, sources, Setting(seed=0))
     x = torch.from_numpy(np.asarray(rows.inputs[0]))
@@ -98,7 +98,7 @@ def test_distillation_brings_a_coarse_model_nearer_to_its_original():
         return float((each.run([x])[0] - original.run([x])[0]).square().mean())
 
     assert taught.packed == coarse.packed
-    assert error(taught) < 0.5 * error(coarse)
+    assert error(taught) < 0.7 * error(coarse)
 
 
 def test_a_program_without_codes_is_trained_in_place():

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor
 
 from worker.engine.difference import dtypes_of
@@ -58,10 +59,13 @@ def write(program: Program, origin: object, path: Path) -> None:
                 verbose=False,
                 external_data=False,
                 opset_version=OPSET if program.packed else None,
+                optimize=not program.packed,
                 custom_translation_table=dict(WRITTEN),
             )
             assert made is not None
-            pack_codes(made.model, coded.bits)
+            if program.packed:
+                optimize_ir(made.model, should_fold=coded.is_foldable)
+                pack_codes(made.model, coded.bits)
             # Where each node came from, in Python's words: most of a small file.
             ClearMetadataAndDocStringPass()(made.model)
             if isinstance(origin, Origin):

@@ -68,6 +68,12 @@ class Lowered:
     program: Program
     bits: dict[str, int] = field(default_factory=dict)
 
+    def is_foldable(self, node: onnx_ir.Node) -> bool | None:
+        """Whether a node may be computed beforehand: no weight of codes, which would be floats."""
+        if any(value is not None and value.name in self.bits for value in node.inputs):
+            return False
+        return None
+
 
 def lowered(program: Program) -> Lowered:
     """Put custom operators in the place of codes and rounded activations."""
@@ -84,7 +90,7 @@ def pack_codes(model: onnx_ir.Model, bits: Mapping[str, int]) -> None:
     for name, wanted in bits.items():
         value = model.graph.initializers.get(name)
         width = _WIDTHS.get(wanted, 8)
-        if value is None or value.const_value is None or width == 8:
+        if width == 8 or value is None or value.const_value is None:
             continue
         codes = torch.from_numpy(value.const_value.numpy().copy())
         packed = packed_bits(codes, width).numpy()
@@ -156,7 +162,9 @@ class _Lowering:
                 self._lower_product(weight, call, reads)
             elif reads is not None and not reads.is_dynamic and about.is_signed:
                 self._lower_convolution(weight, call, place)
-        if place.users and about.bits < 8:
+        if place.users and about.bits == 8:
+            self._found.bits[about.codes] = 8
+        elif place.users:
             with self._graph.inserting_before(place):
                 codes = self._put(about.codes, weight.codes, bits=about.bits)
                 found = made_of(self._graph, codes, about)
@@ -194,13 +202,22 @@ class _Lowering:
                 blocks = self._blocks_along(weight, has_zero=reads is not None)
                 made = self._graph.call_function(dequantized, blocks)
                 found = self._graph.call_function(aten.matmul.default, (source, made))
-            bias = _bias_of(call.node)
-            if bias is not None:
-                added = self._rounded_bias(weight, bias, reads) or self._copies[bias]
-                found = self._graph.call_function(aten.add.Tensor, (found, added))
+            found = self._with_bias(found, weight, call, reads)
         node.replace_all_uses_with(found)
         self._graph.erase_node(node)
         self._copies[call.node] = found
+
+    def _with_bias(
+        self, product: Node, weight: Coded, call: WeightCall, reads: Rounded | None
+    ) -> Node:
+        bias = _bias_of(call.node)
+        if bias is None:
+            return product
+        if (rounded := self._rounded_bias(weight, bias, reads)) is not None:
+            return self._graph.call_function(aten.add.Tensor, (product, rounded))
+        # Less what is negative: of a product and a sum onnxruntime makes one of floats.
+        less = self._graph.call_function(aten.neg.default, (self._copies[bias],))
+        return self._graph.call_function(aten.sub.Tensor, (product, less))
 
     def _rounded_bias(self, weight: Coded, bias: Node, reads: Rounded | None) -> Node | None:
         """A bias in steps of the products that it is added to, as integer kernels want it.
@@ -262,8 +279,7 @@ class _Lowering:
             number += 1
         holder.register_buffer(fresh, tensor.contiguous())
         full = f"{owner}.{fresh}" if owner else fresh
-        if bits < 8:
-            self._found.bits[full] = bits
+        self._found.bits[full] = bits
         return self._graph.get_attr(full)
 
 
