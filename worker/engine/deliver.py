@@ -114,6 +114,10 @@ def _written(name: str, program: Program, origin: object, folder: Path) -> Deliv
     writer = WRITERS[name]
     if not writer.can_write(origin):
         raise InexpressibleError(f"the upload was none that can be given back as {name}")
+    if program.packed and not writer.has_codes:
+        raise InexpressibleError(
+            f"{name} has no place for quantized weights: ask for onnx in /output_formats"
+        )
     path = folder / writer.file
     writer.write(program, origin, path)
     error = difference(writer, path, program, folder)

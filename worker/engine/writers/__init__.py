@@ -32,12 +32,14 @@ class Writer:
         file: The name of the file.
         libraries: Distributions whose versions say what ran it.
         origin: The class of the origins that it can write, as ``module:name``; None for any.
+        has_codes: Whether the format has a place for weights of few bits.
     """
 
     module: str
     file: str
     libraries: tuple[str, ...]
     origin: str | None = None
+    has_codes: bool = False
 
     @property
     def runner(self) -> str:
@@ -71,7 +73,7 @@ class Writer:
 _PRETRAINED = "worker.engine.readers.architecture.pretrained:PretrainedOrigin"
 
 WRITERS: dict[str, Writer] = {
-    "onnx": Writer("worker.engine.writers.onnx", "model.onnx", ("onnxruntime",)),
+    "onnx": Writer("worker.engine.writers.onnx", "model.onnx", ("onnxruntime",), has_codes=True),
     "keras": Writer(
         "worker.engine.writers.keras",
         "model.keras",
@@ -84,7 +86,9 @@ WRITERS: dict[str, Writer] = {
         ("transformers", "torch"),
         _PRETRAINED,
     ),
-    "aotinductor": Writer("worker.engine.writers.aotinductor", "model.aotinductor.pt2", ("torch",)),
+    "aotinductor": Writer(
+        "worker.engine.writers.aotinductor", "model.aotinductor.pt2", ("torch",), has_codes=True
+    ),
 }
 
 OWN: dict[str, str] = {
