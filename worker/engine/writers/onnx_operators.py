@@ -12,7 +12,6 @@ from onnxscript.onnx_opset import opset21 as op
 from torch import Tensor
 from torch.nn import functional
 
-
 _INT64 = onnx.TensorProto.INT64
 
 
