@@ -1,6 +1,7 @@
 """Weights and activations of 8 bits: all that ours can be calibrated by, and both peers."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,14 +10,13 @@ from benchmarks import cifar, quantizers, served
 from benchmarks.quantized import Bench, Result, Subject, table
 
 _CALIBRATIONS = ("minmax", "percentile", "entropy", "mse")
-_PT2 = ", in torch"
 
 
 def lines(bench: Bench) -> list[str]:
     """The table, and which operators onnxruntime runs."""
     subject = bench.subject
     files = {"float": subject.float_file}
-    found: dict[str, Result] = {}
+    in_torch = {"float": subject.in_torch(subject.program)}
     for calibration in _CALIBRATIONS:
         for corrects in (False, True):
             name = f"Secateur, {calibration}{', biases corrected' if corrects else ''}"
@@ -24,26 +24,34 @@ def lines(bench: Bench) -> list[str]:
                 activations="static", calibration=calibration, bias_correction=corrects
             )
             files[name] = subject.written(program, f"{calibration}-{corrects}")
-            found[name] = subject.in_onnxruntime(files[name])
-            found[f"{name}{_PT2}"] = subject.in_torch(program)
+            in_torch[name] = subject.in_torch(program)
     for calibration in quantizers.CALIBRATIONS:
-        name = f"onnxruntime, {calibration}"
-        files[name] = _by_onnxruntime(subject, calibration)
-        found[name] = subject.in_onnxruntime(files[name])
-    found["torchao pt2e, X86InductorQuantizer, in torch"] = _by_pt2e(bench)
-    found = {"float": subject.in_onnxruntime(subject.float_file), **found}
+        files[f"onnxruntime, {calibration}"] = _by_onnxruntime(subject, calibration)
     times = [
         served.ratios(files, subject.inputs[:rows], base="float", rounds=rounds)
         for rows, rounds in ((1, 200), (64, 30))
     ]
-    rows = []
-    for name, result in found.items():
-        size = [f"{files[name].stat().st_size:,}"] if name in files else [""]
-        unit = " ms" if name == "float" else ""
-        speed = [f"{each[name]:.2f}{unit}" if name in each else "" for each in times]
-        rows.append([name, *result.cells, *size, *speed])
-    header = ["", "accuracy", "as float", "error of logits", "bytes", "time, 1 row", "64 rows"]
-    return [*table(header, rows), *_operators(files, bench.folder)]
+    rows = [_row(name, path, subject, in_torch.get(name), times) for name, path in files.items()]
+    found = _by_pt2e(bench)
+    accuracy, *others = found.cells
+    rows.append(["torchao pt2e, X86InductorQuantizer", "", accuracy, *others, "", "", ""])
+    header = ["", "accuracy", "in torch", "as float", "error of logits", "bytes"]
+    found_lines = table([*header, "time, 1 row", "64 rows"], rows)
+    return [*found_lines, *_operators(files, bench.folder)]
+
+
+def _row(
+    name: str,
+    path: Path,
+    subject: Subject,
+    in_torch: Result | None,
+    times: Sequence[Mapping[str, float]],
+) -> list[str]:
+    accuracy, *others = subject.in_onnxruntime(path).cells
+    unit = " ms" if name == "float" else ""
+    speed = [f"{each[name]:.2f}{unit}" for each in times]
+    again = "" if in_torch is None else f"{in_torch.accuracy:.2%}"
+    return [name, accuracy, again, *others, f"{path.stat().st_size:,}", *speed]
 
 
 def _by_onnxruntime(subject: Subject, calibration: str) -> Path:

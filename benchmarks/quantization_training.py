@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks import cifar, quantizers
-from benchmarks.quantized import SETTING, Bench, Result, Subject, table
+from benchmarks.quantized import SETTING, Bench, Result, Subject, table, told
 from worker.engine.config import DistillConfig, FinetuneConfig
 from worker.engine.program import Program
 from worker.engine.quantize.learning import learner, relearned
@@ -53,7 +53,7 @@ def lines(bench: Bench) -> list[str]:
 
 
 def _row(name: str, subject: Subject, before: Program, after: Program) -> list[str]:
-    return [name, *_cells(subject.in_torch(before), subject.in_torch(after))]
+    return told([name, *_cells(subject.in_torch(before), subject.in_torch(after))])
 
 
 def _cells(before: Result, after: Result) -> list[str]:

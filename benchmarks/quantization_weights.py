@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 
-from benchmarks.quantized import Bench, table
+from benchmarks.quantized import Bench, table, told
 
 _FORMATS: Mapping[str, Mapping[str, object]] = {
     "int8": {},
     "int4": {"weights": "int4"},
     "int4, groups of 64": {"weights": "int4", "granularity": "per_group"},
-    "int4, groups of 32": {"weights": "int4", "granularity": "per_group", "group_size": 32},
     "int4, clipping `max`": {"weights": "int4", "clipping": "max"},
     "int4, not symmetric": {"weights": "int4", "symmetric": False},
     "int2": {"weights": "int2"},
-    "int2, not symmetric": {"weights": "int2", "symmetric": False},
     "ternary": {"weights": "ternary"},
     "codebook of 16": {"weights": "codebook", "codebook_size": 16},
     "codebook of 4": {"weights": "codebook", "codebook_size": 4},
@@ -34,6 +32,6 @@ def lines(bench: Bench) -> list[str]:
         accuracies = [f"{subject.in_torch(each).accuracy:.2%}" for each in programs.values()]
         sizes = subject.sizes(programs["nearest"])
         shares = [f"{size / subject.float_sizes[each]:.3f}" for each, size in sizes.items()]
-        rows.append([name, *accuracies, *shares])
+        rows.append(told([name, *accuracies, *shares]))
     endings = [f"`.{each}`" for each in subject.float_sizes]
     return table(["", *_WAYS, *endings], rows)

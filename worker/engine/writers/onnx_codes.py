@@ -152,16 +152,17 @@ class _Lowering:
             if any(end.op == "output" for end in reader.users):
                 continue
             if _pads_zeros(reader):
-                arguments = (node, argument(reader, "pad"), each.scale, each.zero_point)
+                ends = argument(reader, "pad")
                 with self._graph.inserting_before(reader):
+                    arguments = (node, ends, each.scale, each.zero_point)
                     again = self._graph.call_function(padded_codes, arguments)
                 reader.replace_all_uses_with(again)
-                self._graph.erase_node(reader)
                 self._round_again(again, each)
             elif reader.target in _MOVES:
                 with self._graph.inserting_after(reader):
-                    arguments = (reader, each.scale, each.zero_point)
-                    again = self._graph.call_function(rounded_static, arguments)
+                    again = self._graph.call_function(
+                        rounded_static, (reader, each.scale, each.zero_point)
+                    )
                 reader.replace_all_uses_with(again)
                 again.replace_input_with(again, reader)
                 self._round_again(again, each)
