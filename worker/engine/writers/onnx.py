@@ -68,6 +68,8 @@ def write(program: Program, origin: object, path: Path) -> None:
                 pack_codes(made.model, coded.bits)
             # Where each node came from, in Python's words: most of a small file.
             ClearMetadataAndDocStringPass()(made.model)
+            if program.packed:
+                _say_nothing_of_inner_values(made.model)
             if isinstance(origin, Origin):
                 _name_as_before(made.model, origin)
             else:
@@ -78,6 +80,18 @@ def write(program: Program, origin: object, path: Path) -> None:
         raise InexpressibleError(
             f"torch.onnx.export does not write this program ({first_line(_innermost(error))})"
         ) from error
+
+
+def _say_nothing_of_inner_values(model: onnx_ir.Model) -> None:
+    """Forget what is said of inner values, which who reads the file finds by itself.
+
+    Of a small model of codes it is as much as a tenth.
+    """
+    inner = [each for node in model.graph for each in node.outputs]
+    for value in (*inner, *model.graph.initializers.values()):
+        if not value.is_graph_output():
+            value.type = value.shape = None
+            value.metadata_props.clear()
 
 
 def _name_as_before(model: onnx_ir.Model, origin: Origin) -> None:

@@ -30,7 +30,12 @@ from worker.engine.coded.rounding import Rounded, rounded_activations
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.packed import NOTHING_PACKED
 from worker.engine.program import Program, attribute
-from worker.engine.writers.onnx_operators import dequantized, integer_product, rounded_static
+from worker.engine.writers.onnx_operators import (
+    dequantized,
+    integer_product,
+    padded_codes,
+    rounded_static,
+)
 
 aten = torch.ops.aten
 
@@ -50,6 +55,7 @@ _MOVES = {
     aten.max_pool3d.default,
     aten.permute.default,
     aten.reshape.default,
+    aten.slice.Tensor,
     aten.squeeze.dim,
     aten.transpose.int,
     aten.unsqueeze.default,
@@ -144,12 +150,25 @@ class _Lowering:
         self._round_again(found, each)
 
     def _round_again(self, node: Node, each: Rounded) -> None:
-        """Round behind what moves codes alone, which changes nothing: it may move codes then."""
+        """Round behind what moves codes alone, which changes nothing: it may move codes then.
+
+        Additions are of integers if both of their summands are codes.
+        """
         for reader in list(node.users):
-            if reader.target in _MOVES and all(end.op != "output" for end in reader.users):
+            if any(end.op == "output" for end in reader.users):
+                continue
+            if _pads_zeros(reader):
+                ends = argument(reader, "pad")
+                with self._graph.inserting_before(reader):
+                    arguments = (node, ends, each.scale, each.zero_point)
+                    again = self._graph.call_function(padded_codes, arguments)
+                reader.replace_all_uses_with(again)
+                self._round_again(again, each)
+            elif reader.target in _MOVES:
                 with self._graph.inserting_after(reader):
-                    arguments = (reader, each.scale, each.zero_point)
-                    again = self._graph.call_function(rounded_static, arguments)
+                    again = self._graph.call_function(
+                        rounded_static, (reader, each.scale, each.zero_point)
+                    )
                 reader.replace_all_uses_with(again)
                 again.replace_input_with(again, reader)
                 self._round_again(again, each)
@@ -205,6 +224,7 @@ class _Lowering:
             found = self._with_bias(found, weight, call, reads)
         node.replace_all_uses_with(found)
         self._graph.erase_node(node)
+        # What it gives may be rounded: that is looked for later.
         self._copies[call.node] = found
 
     def _with_bias(
@@ -281,6 +301,14 @@ class _Lowering:
         full = f"{owner}.{fresh}" if owner else fresh
         self._found.bits[full] = bits
         return self._graph.get_attr(full)
+
+
+def _pads_zeros(node: Node) -> bool:
+    """Whether a call pads by zeros, to sizes that are known."""
+    if node.target != aten.pad.default or argument(node, "mode") != "constant":
+        return False
+    sizes = argument(node, "pad")
+    return not argument(node, "value") and all(isinstance(size, int) for size in sizes)
 
 
 def _is_product(node: Node) -> bool:

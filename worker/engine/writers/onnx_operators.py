@@ -3,13 +3,16 @@
 They exist in this process alone: a program with them is exported to ONNX and never saved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
 import torch
 from onnxscript.onnx_opset import opset21 as op
 from torch import Tensor
+from torch.nn import functional
+
+_INT64 = onnx.TensorProto.INT64
 
 
 @torch.library.custom_op("secateur::rounded_static", mutates_args=())
@@ -17,6 +20,12 @@ def _rounded_static(value: Tensor, scale: float, zero_point: int) -> Tensor:
     """Round to int8 codes in a fixed range, and back."""
     codes = (value / scale).round().add(zero_point).clamp(-128, 127)
     return codes.sub(zero_point).mul(scale)
+
+
+@torch.library.custom_op("secateur::padded_codes", mutates_args=())
+def _padded_codes(value: Tensor, pad: Sequence[int], scale: float, zero_point: int) -> Tensor:
+    """Round to int8 codes in a fixed range, pad by zeros, and back."""
+    return functional.pad(_rounded_static(value, scale, zero_point), list(pad))
 
 
 @torch.library.custom_op("secateur::dequantized", mutates_args=())
@@ -49,6 +58,11 @@ def _like_rounded(value: Tensor, *_: object) -> Tensor:
     return torch.empty_like(value)
 
 
+@_padded_codes.register_fake
+def _like_padded(value: Tensor, pad: Sequence[int], *_: object) -> Tensor:
+    return functional.pad(value, list(pad))
+
+
 @_dequantized.register_fake
 def _like_dequantized(codes: Tensor, *_: object) -> Tensor:
     return torch.empty_like(codes, dtype=torch.float32)
@@ -60,16 +74,36 @@ def _like_product(value: Tensor, codes: Tensor, *_: object) -> Tensor:
 
 
 rounded_static = torch.ops.secateur.rounded_static.default
+padded_codes = torch.ops.secateur.padded_codes.default
 dequantized = torch.ops.secateur.dequantized.default
 integer_product = torch.ops.secateur.integer_product.default
 
 
 def _write_rounded(value: Any, scale: float, zero_point: int) -> Any:
-    of_scale: Any = op.Constant(value=_scalar(onnx.TensorProto.FLOAT, scale))
-    # The same codes, all greater by 128: kernels of x64 multiply uint8 with int8.
-    of_zero: Any = op.Constant(value=_scalar(onnx.TensorProto.UINT8, zero_point + 128))
+    of_scale, of_zero = _range(scale, zero_point)
     codes: Any = op.QuantizeLinear(value, of_scale, of_zero)
     return op.DequantizeLinear(codes, of_scale, of_zero)
+
+
+def _write_padded(value: Any, pad: Sequence[int], scale: float, zero_point: int) -> Any:
+    of_scale, of_zero = _range(scale, zero_point)
+    # ONNX has what goes in front of all dimensions, then what goes behind; torch begins at the end.
+    untouched = [0] * (len(value.shape) - len(pad) // 2)
+    ends = [*untouched, *pad[-2::-2], *untouched, *pad[::-2]]
+    sizes: Any = op.Constant(value=onnx.helper.make_tensor("", _INT64, [len(ends)], ends))
+    codes: Any = op.Pad(op.QuantizeLinear(value, of_scale, of_zero), sizes, of_zero)
+    return op.DequantizeLinear(codes, of_scale, of_zero)
+
+
+def _range(scale: float, zero_point: int) -> tuple[Any, Any]:
+    """Scale and zero point of codes that are all greater by 128.
+
+    Kernels of x64 multiply uint8 with int8.
+    """
+    return (
+        op.Constant(value=_scalar(onnx.TensorProto.FLOAT, scale)),
+        op.Constant(value=_scalar(onnx.TensorProto.UINT8, zero_point + 128)),
+    )
 
 
 def _scalar(kind: int, number: float) -> onnx.TensorProto:
@@ -92,6 +126,7 @@ def _write_product(value: Any, codes: Any, scale: Any) -> Any:
 
 WRITTEN: Mapping[Any, Callable[..., Any]] = {
     rounded_static: _write_rounded,
+    padded_codes: _write_padded,
     dequantized: _write_dequantized,
     integer_product: _write_product,
 }
