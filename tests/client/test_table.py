@@ -58,6 +58,7 @@ def report(
             "safety": None,
             "verification": VERIFICATION,
             "formats": [],
+            "steps": [],
             "stage_seconds": {},
             "warnings": [],
         }

@@ -125,6 +125,7 @@ def report(*, accuracy: float | None = 0.9, macs: int = 500) -> dict[str, Any]:
             "reload_matches": True,
         },
         "formats": [],
+        "steps": [],
         "stage_seconds": {"loading": 1.5, "pruning": 2.0},
         "warnings": [],
     }
