@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from secateur.schema import Input
 
+CODEBOOK_SIZE = 16
+"""Values of a codebook, where nothing is said."""
+
 
 class WeightFormat(StrEnum):
     """What weights become."""
@@ -66,7 +69,7 @@ class QuantizeStep(Input):
         default=None,
         ge=2,
         le=256,
-        description="`codebook`: how many values; 16 where nothing is said.",
+        description=f"`codebook`: how many values; {CODEBOOK_SIZE} where nothing is said.",
         examples=[16],
     )
     granularity: QuantGranularity | None = Field(
