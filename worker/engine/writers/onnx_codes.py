@@ -200,6 +200,7 @@ class _Lowering:
                 found = self._graph.call_function(aten.add.Tensor, (found, added))
         node.replace_all_uses_with(found)
         self._graph.erase_node(node)
+        self._copies[call.node] = found  # What is lowered after may read it.
 
     def _rounded_bias(self, weight: Coded, bias: Node, reads: Rounded | None) -> Node | None:
         """A bias in steps of the products that it is added to, as integer kernels want it.
