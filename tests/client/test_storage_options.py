@@ -53,8 +53,8 @@ CALIBRATE = {"step": "recalibrate"}
         ),
         (
             (
-                "--quantize codebook --codebook-size 8 --quant-granularity per_channel --keep-float a.*"
-                " --keep-float b"
+                "--quantize codebook --codebook-size 8 --quant-granularity per_channel "
+                "--keep-float a.* --keep-float b"
             ),
             [
                 {
@@ -68,8 +68,8 @@ CALIBRATE = {"step": "recalibrate"}
         ),
         (
             (
-                "--quantize int2 --group-size 32 --rounding compensated --bias-correction --equalize "
-                "--smooth 0.5 --float-layers 2 --train X"
+                "--quantize int2 --group-size 32 --rounding compensated --bias-correction "
+                "--equalize --smooth 0.5 --float-layers 2 --train X"
             ),
             [
                 {
@@ -111,8 +111,8 @@ CALIBRATE = {"step": "recalibrate"}
         ),
         (
             (
-                "--macs 0.5 --rank energy=0.9 --reconstruct --distill 3 --cast float16 --quantize int4 "
-                "--train X"
+                "--macs 0.5 --rank energy=0.9 --reconstruct --distill 3 --cast float16 "
+                "--quantize int4 --train X"
             ),
             [
                 PRUNE,
@@ -125,8 +125,8 @@ CALIBRATE = {"step": "recalibrate"}
         ),
         (
             (
-                "--macs 0.5 --finetune 3 --quantize int8 --distill-quantized 3 --finetune-quantized 3 "
-                "--train X"
+                "--macs 0.5 --finetune 3 --quantize int8 --distill-quantized 3 "
+                "--finetune-quantized 3 --train X"
             ),
             [
                 PRUNE,

@@ -73,6 +73,7 @@ def report(*promises: dict[str, Any]) -> dict[str, Any]:
             "reload_matches": True,
         },
         "formats": [],
+        "steps": [],
         "stage_seconds": {},
         "warnings": [],
     }
