@@ -338,8 +338,8 @@ def _out_of_order(recipe: tuple[Step, ...]) -> tuple[int, str] | None:
             return (
                 places[1],
                 (
-                    f"steps {places[0]} and {places[1]} are both '{name}': one is all that there can "
-                    "be"
+                    f"steps {places[0]} and {places[1]} are both '{name}': one is all that there "
+                    "can be"
                 ),
             )
     for at, step in enumerate(recipe):
@@ -356,16 +356,16 @@ def _out_of_order(recipe: tuple[Step, ...]) -> tuple[int, str] | None:
             return (
                 at,
                 (
-                    f"step {at} is '{step.step}' and comes after 'quantize', which only 'finetune' and "
-                    "'distill' may follow: put it before"
+                    f"step {at} is '{step.step}' and comes after 'quantize', which only 'finetune' "
+                    "and 'distill' may follow: put it before"
                 ),
             )
     if quantized and cast and recipe[quantized[0]].activations is not Activations.FLOAT:  # type: ignore[union-attr]
         return (
             quantized[0],
             (
-                f"step {quantized[0]} computes with integers, and step {cast[0]} with floats of fewer "
-                "bits: leave one out, or quantize weights alone (`activations: float`)"
+                f"step {quantized[0]} computes with integers, and step {cast[0]} with floats of "
+                "fewer bits: leave one out, or quantize weights alone (`activations: float`)"
             ),
         )
     return None
