@@ -6,6 +6,7 @@ from typing import Any
 from secateur.amounts import Budget
 from secateur.criteria import Criterion
 from secateur.grids import ALL
+from secateur.options import BATCH_SIZE, LEARNING_RATE
 
 _PRUNE_OPTIONS = (
     "algorithm",
@@ -22,6 +23,30 @@ _PRUNE_OPTIONS = (
 )
 """How to prune, besides how much: named as in the spec."""
 
+_AMOUNTS = (*Budget.model_fields, "pattern", "plan")
+"""What says how much is pruned: a pattern N:M and a plan do so by themselves."""
+
+QUANTIZE_OPTIONS = (
+    "activations",
+    "calibration",
+    "rounding",
+    "codebook_size",
+    "quant_granularity",
+    "group_size",
+    "bias_correction",
+    "equalize",
+    "smooth",
+    "float_layers",
+    "finetune_quantized",
+    "distill_quantized",
+)
+"""What only makes sense with a format to quantize to."""
+
+_STEP_OPTIONS = (
+    *("reconstruct", "distill", "finetune", "optimizer"),
+    *("factorize", "rank", "quantize", *QUANTIZE_OPTIONS, "cast", "cast_inputs", "keep_float"),
+)
+"""What says something of steps other than pruning."""
 
 _EVALUATION_OPTIONS = ("latency_rounds", "latency_batch_size", "noise_std", "fgsm_epsilon")
 
@@ -44,24 +69,85 @@ def grid(options: argparse.Namespace) -> dict[str, Any]:
         ],
         "algorithms": options.algorithms,
         "prune": chosen(options),
-        "then": _recovery(options),
+        "then": _after_pruning(options, is_pruned=True),
     }
 
 
-def recipe(options: argparse.Namespace) -> list[dict[str, Any]]:
-    first = prune_step(options)
+def recipe(options: argparse.Namespace) -> Any:
+    """The steps, in the order in which they are run; or the document that was given for them."""
+    if options.recipe is not None:
+        return options.recipe
+    first: list[dict[str, Any]] = []
     if options.plan is not None:
-        first = {"step": "apply_plan", "plan": options.plan}
-    return [first, *_recovery(options)]
+        first = [{"step": "apply_plan", "plan": options.plan}]
+    elif is_pruning(options):
+        first = [prune_step(options)]
+    return [*first, *_after_pruning(options, is_pruned=bool(first))]
 
 
-def _recovery(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The steps after pruning."""
+def is_pruning(options: argparse.Namespace) -> bool:
+    """Whether it is said how much is pruned."""
+    return any(getattr(options, name, None) is not None for name in _AMOUNTS)
+
+
+def is_storing(options: argparse.Namespace) -> bool:
+    """Whether something makes the model smaller besides pruning."""
+    names = ("rank", "quantize", "cast")
+    return any(getattr(options, name, None) is not None for name in names)
+
+
+def said_of_steps(options: argparse.Namespace) -> list[str]:
+    """The options that say something of steps, but for how much is pruned."""
+    others = [name for name in _STEP_OPTIONS if getattr(options, name) not in (None, False, 0)]
+    if options.learning_rate != LEARNING_RATE:
+        others.append("learning_rate")
+    if options.batch_size != BATCH_SIZE:
+        others.append("batch_size")
+    return [*chosen(options), *others]
+
+
+def _after_pruning(options: argparse.Namespace, *, is_pruned: bool) -> list[dict[str, Any]]:
+    """The steps after pruning: what changes how weights are stored is last."""
+    steps = _factorize(options)
+    steps += _recovery(options, is_cut=is_pruned or bool(steps))
+    if options.cast is not None:
+        said = {"dtype": options.cast, "cast_inputs": options.cast_inputs}
+        steps.append({"step": "cast", **_given({**said, "keep_float": options.keep_float})})
+    return [*steps, *_quantize(options)]
+
+
+def _factorize(options: argparse.Namespace) -> list[dict[str, Any]]:
+    if options.rank is None:
+        return []
+    said = {"method": options.factorize, "rank": options.rank, "exclude": options.exclude}
+    return [{"step": "factorize", **_given(said)}]
+
+
+def _quantize(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The step, and what trains behind it."""
+    if options.quantize is None:
+        return []
+    trained = {"distill_quantized": "distill", "finetune_quantized": "finetune"}
+    said = {name: getattr(options, name) for name in QUANTIZE_OPTIONS if name not in trained}
+    said["granularity"] = said.pop("quant_granularity")
+    said["keep_float"] = options.keep_float
+    return [
+        {"step": "quantize", "weights": options.quantize, **_given(said)},
+        *(
+            _training(step, options, epochs)
+            for name, step in trained.items()
+            if (epochs := getattr(options, name))
+        ),
+    ]
+
+
+def _recovery(options: argparse.Namespace, *, is_cut: bool) -> list[dict[str, Any]]:
+    """What gives back what a cut has lost."""
     steps: list[dict[str, Any]] = []
     # What reconstruction solves for makes up for the statistics, too.
     if options.reconstruct:
         steps.append({"step": "reconstruct"})
-    elif options.train is not None:
+    elif options.train is not None and is_cut:
         steps.append({"step": "recalibrate"})
     if options.distill:
         steps.append(_training("distill", options, options.distill))

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from secateur.amounts import SEARCHED_BUDGETS, Budget
-from secateur.asked import chosen, evaluation, grid, objective, prune_step, recipe
+from secateur.asked import evaluation, grid, objective, prune_step, recipe
 from secateur.client import Client
 from secateur.compare import followed, write_comparison
 from secateur.comparison import comparison_table
 from secateur.errors import JobFailed, SecateurError
 from secateur.grids import ALL
 from secateur.jobs import Job, JobState
+from secateur.misuse import MISUSED, check_amount, check_compare, check_compress
 from secateur.models import ModelFormat
 from secateur.options import (
     BUDGETS,
@@ -32,16 +32,11 @@ from secateur.options import (
 )
 from secateur.plan import Plan
 from secateur.progress import ProgressLine
+from secateur.storage_options import add_storage_options
 from secateur.table import aligned, plan_table, report_table
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: as asked; the service or the job said no; a wrong command line; Ctrl-C."""
-
-_OPTIONS = {
-    "recover": "--round-finetune",
-    "search": "--minimize, --trials, --search-seconds",
-}
-"""Options that are not named as what they say in a spec."""
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit codes: as asked; the service or the job said no; Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,8 +275,8 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command = commands.add_parser(
         "compress",
         help="make a model smaller",
-        description="Upload a model, prune it, recover it with your data, measure both, and "
-        "download the result.",
+        description="Upload a model, prune it, take its layers apart, store it in fewer bits, "
+        "recover it with your data, measure both, and download the result.",
     )
     how_much = add_prune_options(command)
     how_much.add_argument(
@@ -290,6 +285,13 @@ def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="JSON",
         help="remove what this plan says, made by `secateur plan -o` and perhaps edited",
     )
+    how_much.add_argument(
+        "--recipe",
+        type=document,
+        metavar="JSON",
+        help="do the steps of this file, a list as in a job's spec: what no options say",
+    )
+    add_storage_options(command)
     add_job_options(command)
     add_safety_options(command)
     add_output_options(command)
@@ -325,6 +327,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="what becomes of what is chosen: cut, shift, zero (default: cut)",
     )
     add_ways(command)
+    add_storage_options(command)
     add_job_options(command)
     command.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="(default: MODEL-compared)"
@@ -333,53 +336,18 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _checked_compare(client: Client, options: argparse.Namespace) -> None:
-    _check_train(options)
-    if ALL in options.criteria and options.criteria != [ALL]:
-        raise SystemExit(_misuse(f"--criteria {ALL} is all of them: leave out the others"))
+    check_compare(options)
     compare(client, options)
 
 
 def _checked_compress(client: Client, options: argparse.Namespace) -> None:
-    _check_train(options)
-    if options.plan is not None and (said := chosen(options)):
-        names = ", ".join(_OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in said)
-        raise SystemExit(_misuse(f"--plan says what goes: leave out {names}, or edit the plan"))
-    _check_amount(options, "--plan")
+    check_compress(options)
     compress(client, options)
 
 
-def _check_train(options: argparse.Namespace) -> None:
-    """Name the option that needs data, where there is none, before anything is sent."""
-    if options.train is not None:
-        return
-    for name in SEARCHED_BUDGETS:
-        if getattr(options, name) is not None:
-            raise SystemExit(
-                _misuse(f"--{name} tries models on rows of labeled data: give --train")
-            )
-    if options.finetune or options.round_finetune:
-        raise SystemExit(_misuse("--finetune needs labeled data: give --train"))
-    for name in ("reconstruct", "distill"):
-        if getattr(options, name):
-            raise SystemExit(_misuse(f"--{name} needs inputs, without labels: give --train"))
-
-
 def _checked_plan(client: Client, options: argparse.Namespace) -> None:
-    _check_amount(options)
+    check_amount(options)
     plan(client, options)
-
-
-def _check_amount(options: argparse.Namespace, *others: str) -> None:
-    """A pattern N:M says how much by itself, so that no budget is required of all."""
-    given = (getattr(options, name, None) for name in (*Budget.model_fields, "pattern", "plan"))
-    if all(value is None for value in given):
-        names = ", ".join((*(f"--{name}" for name, *_ in BUDGETS), "--pattern N:M", *others))
-        raise SystemExit(_misuse(f"say how much: give one of {names}"))
-
-
-def _misuse(message: str) -> int:
-    _say(f"secateur: {message}")
-    return MISUSED
 
 
 def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -38,9 +38,12 @@ class ComparisonRow(Output):
     )
     parameters: int | None
     macs: int | None = Field(description="Multiply-accumulates at the example inputs.")
-    size_bytes: int | None = Field(description="Bytes of the weights.")
+    size_bytes: int | None = Field(description="Bytes of the weights, codes and scales included.")
     sparsity: float | None = Field(description="Fraction of the parameters that are zero.")
     file_bytes: int | None = Field(description="Bytes of the saved file.")
+    file_ratio: float | None = Field(
+        description="Bytes of the saved file over those of the upload."
+    )
     latency_p50_ms: float | None
     speedup: float | None = Field(
         description="Original time over compressed time, measured in turn; > 1 is faster."
@@ -113,6 +116,7 @@ def _original(report: Report | None) -> ComparisonRow:
             "state": None,
             "failure_code": None,
             "accuracy_after_prune": None,
+            "file_ratio": None if row["file_bytes"] is None else 1.0,
             "speedup": None,
             "seconds": None,
         }
@@ -132,10 +136,16 @@ def _row(job: SweepJob, report: Report | None) -> ComparisonRow:
             "state": job.state,
             "failure_code": job.failure.code if job.failure is not None else None,
             "accuracy_after_prune": pruned.accuracy if pruned is not None else None,
+            "file_ratio": _file_ratio(report) if report is not None else None,
             "speedup": latency.speedup if latency is not None else None,
             "seconds": sum(report.stage_seconds.values()) if report is not None else None,
         }
     )
+
+
+def _file_ratio(report: Report) -> float | None:
+    before, after = report.before.file_bytes, report.after_recovery.file_bytes
+    return after / before if before and after is not None else None
 
 
 def _known(measured: Measurement | None) -> dict[str, float | None]:
@@ -188,7 +198,9 @@ _COLUMNS: tuple[tuple[str, Callable[[ComparisonRow], str | None]], ...] = (
     ("parameters", _shown("parameters", "{:,}".format)),
     ("MACs", _shown("macs", "{:,}".format)),
     ("zeros", _zeros),
+    ("weight bytes", _shown("size_bytes", "{:,}".format)),
     ("file bytes", _shown("file_bytes", "{:,}".format)),
+    ("of file", _shown("file_ratio", "{:.1%}".format)),
     ("latency p50", _shown("latency_p50_ms", "{:.3f} ms".format)),
     ("speedup", _shown("speedup", "{:.2f}x".format)),
     ("seconds", _shown("seconds", "{:.1f}".format)),

@@ -21,6 +21,7 @@ from pydantic import (
 
 from secateur.capabilities import CRITERIA
 from secateur.criteria import ChosenCriterion, Criterion
+from secateur.quantization import CODEBOOK_SIZE, Activations, WeightFormat
 from secateur.schema import Input
 
 ALL = "all"
@@ -158,7 +159,7 @@ class Grid(Input):
                         step["algorithm"] = algorithm
                     yield Cell(
                         method=method_of(criterion, algorithm),
-                        amount=amount_of(budget),
+                        amount=_joined([amount_of(budget), *map(_amount_of, self.then)]),
                         recipe=[step, *self.then],
                         criterion_at=criterion_at,
                         budget_at=("budgets", index),
@@ -201,7 +202,7 @@ def method_of(criterion: str | Mapping[str, Any], algorithm: str | None) -> str:
     return method if algorithm is None else f"{method}, {algorithm}"
 
 
-def amount_of(budget: Mapping[str, Any]) -> str:
+def amount_of(budget: Mapping[Any, Any]) -> str:
     """How much is removed, such as `macs 0.5`."""
     return ", ".join(
         f"{name} {_short(value)}" for name, value in budget.items() if value is not None
@@ -209,13 +210,29 @@ def amount_of(budget: Mapping[str, Any]) -> str:
 
 
 def amount_of_recipe(recipe: Sequence[Mapping[str, Any]]) -> str:
-    """How much all prune steps of a recipe remove; a plan says that by itself."""
-    amounts = [
-        _amount_of_step(step) if step["step"] == "prune" else "as planned"
-        for step in recipe
-        if step["step"] in ("prune", "apply_plan")
-    ]
-    return "; ".join(amounts)
+    """How much all steps of a recipe make smaller, such as `macs 0.5, int8 static`."""
+    return _joined([_amount_of(step) for step in recipe])
+
+
+def _joined(amounts: Sequence[str]) -> str:
+    return ", ".join(amount for amount in amounts if amount)
+
+
+def _amount_of(step: Mapping[str, Any]) -> str:
+    """Of one step, which may be wrong still; nothing of one that makes nothing smaller."""
+    match step:
+        case {"step": "prune"}:
+            return _amount_of_prune(step)
+        case {"step": "apply_plan"}:
+            return "as planned"
+        case {"step": "factorize", "rank": {**rank}}:
+            return f"rank {'vbmf' if rank.get('vbmf') else amount_of(rank)}"
+        case {"step": "quantize"}:
+            return _amount_of_quantize(step)
+        case {"step": "cast", "dtype": str(dtype)}:
+            return dtype
+        case _:
+            return ""
 
 
 _CRITERION: TypeAdapter[Any] = TypeAdapter(ChosenCriterion)
@@ -229,12 +246,26 @@ def _canonical(value: Any) -> Any:
         return value
 
 
-def _amount_of_step(step: Mapping[str, Any]) -> str:
+def _amount_of_prune(step: Mapping[str, Any]) -> str:
     """A budget, or what says it all in its place: a pattern N:M, or overrides."""
-    if step.get("budget"):
-        return amount_of(step["budget"])
-    pattern = step.get("pattern", "")
-    return pattern if ":" in pattern else "by layer"
+    match step:
+        case {"budget": {**budget}} if budget:
+            return amount_of(budget)
+        case {"pattern": str(pattern)} if ":" in pattern:
+            return pattern
+        case _:
+            return "by layer"
+
+
+def _amount_of_quantize(step: Mapping[str, Any]) -> str:
+    """The format of the weights, and what becomes of activations."""
+    words = [step.get("weights", WeightFormat.INT8)]
+    if words == [WeightFormat.CODEBOOK]:
+        words.append(step.get("codebook_size") or CODEBOOK_SIZE)
+    activations = step.get("activations", Activations.FLOAT)
+    if activations != Activations.FLOAT:
+        words.append(activations)
+    return " ".join(str(word) for word in words)
 
 
 def _with_options(criterion: Mapping[str, Any]) -> str:

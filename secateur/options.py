@@ -14,6 +14,9 @@ from secateur.pruning import Algorithm, Granularity, Schedule, Scope
 from secateur.safety import MaxDrop
 from secateur.search import Minimize, Search
 
+LEARNING_RATE, BATCH_SIZE = 1e-3, 64
+"""Of training, where the command line says nothing."""
+
 BUDGETS: tuple[tuple[str, type, str, str], ...] = (
     ("macs", float, "FRACTION", "multiply-accumulates that may remain"),
     ("parameters", float, "FRACTION", "parameters that may remain"),
@@ -246,8 +249,12 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--optimizer", choices=["adamw", "sgd"], help="what trains (default: adamw)"
     )
-    command.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
-    command.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    command.add_argument(
+        "--learning-rate", type=float, default=LEARNING_RATE, help="(default: %(default)s)"
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=BATCH_SIZE, help="(default: %(default)s)"
+    )
     command.add_argument(
         "--latency-rounds",
         type=int,

@@ -7,6 +7,12 @@ from pydantic import Field, model_validator
 
 from secateur.schema import Input
 
+CODEBOOK_SIZE = 16
+"""Values of a codebook, where nothing is said."""
+
+LEAST_ROWS = 16
+"""To calibrate on: of fewer nothing can be said about those to come."""
+
 
 class WeightFormat(StrEnum):
     """What weights become."""
@@ -66,7 +72,7 @@ class QuantizeStep(Input):
         default=None,
         ge=2,
         le=256,
-        description="`codebook`: how many values; 16 where nothing is said.",
+        description=f"`codebook`: how many values; {CODEBOOK_SIZE} where nothing is said.",
         examples=[16],
     )
     granularity: QuantGranularity | None = Field(
@@ -114,7 +120,7 @@ class QuantizeStep(Input):
         description="`calibration: percentile`: per cent of the values that are in range.",
     )
     sample_count: int = Field(
-        default=512, ge=1, description="Rows of the training inputs to calibrate on."
+        default=512, ge=LEAST_ROWS, description="Rows of the training inputs to calibrate on."
     )
     batch_size: int = Field(default=64, ge=1, le=65536)
     bias_correction: bool = Field(

@@ -6,7 +6,15 @@ from collections.abc import Hashable, Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from secateur.factorization import FactorizeStep
 from secateur.objective import Objective
@@ -286,7 +294,13 @@ class JobSpec(JobFrame):
     @model_validator(mode="after")
     def _numbers_change_last(self) -> Self:
         if found := _out_of_order(self.recipe):
-            raise ValueError(f"recipe: {found}")
+            at, message = found
+            problem = InitErrorDetails(
+                type=PydanticCustomError("order", "{message}", {"message": message}),
+                loc=("recipe", at),
+                input=self.recipe[at].step,
+            )
+            raise ValidationError.from_exception_data("JobSpec", [problem])
         return self
 
     @model_validator(mode="after")
@@ -315,31 +329,44 @@ Compressing = PruneStep | ApplyPlanStep | FactorizeStep | QuantizeStep | CastSte
 """A step that makes a model smaller."""
 
 
-def _out_of_order(recipe: tuple[Step, ...]) -> str | None:
-    """What is wrong with the steps around those that change how numbers are stored."""
+def _out_of_order(recipe: tuple[Step, ...]) -> tuple[int, str] | None:
+    """Which of the steps around those that change how numbers are stored is wrong, and why."""
     quantized = _places(recipe, QuantizeStep)
     cast = _places(recipe, CastStep)
     for name, places in (("quantize", quantized), ("cast", cast)):
         if len(places) > 1:
             return (
-                f"steps {places[0]} and {places[1]} are both '{name}': one is all that there can be"
+                places[1],
+                (
+                    f"steps {places[0]} and {places[1]} are both '{name}': one is all that there "
+                    "can be"
+                ),
             )
     for at, step in enumerate(recipe):
         if cast and at > cast[0] and not isinstance(step, QuantizeStep):
             return (
-                f"step {at} is '{step.step}' and comes after 'cast', which only 'quantize' may "
-                "follow: put it before"
+                at,
+                (
+                    f"step {at} is '{step.step}' and comes after 'cast', which only 'quantize' may "
+                    "follow: put it before"
+                ),
             )
         may_follow = isinstance(step, FinetuneStep | DistillStep)
         if quantized and at > quantized[0] and not may_follow:
             return (
-                f"step {at} is '{step.step}' and comes after 'quantize', which only 'finetune' and "
-                "'distill' may follow: put it before"
+                at,
+                (
+                    f"step {at} is '{step.step}' and comes after 'quantize', which only 'finetune' "
+                    "and 'distill' may follow: put it before"
+                ),
             )
     if quantized and cast and recipe[quantized[0]].activations is not Activations.FLOAT:  # type: ignore[union-attr]
         return (
-            f"step {quantized[0]} computes with integers, and step {cast[0]} with floats of fewer "
-            "bits: leave one out, or quantize weights alone (`activations: float`)"
+            quantized[0],
+            (
+                f"step {quantized[0]} computes with integers, and step {cast[0]} with floats of "
+                "fewer bits: leave one out, or quantize weights alone (`activations: float`)"
+            ),
         )
     return None
 

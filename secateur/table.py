@@ -1,13 +1,14 @@
 """A report as tables: before, after pruning, after recovery, side by side; and what was tried."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 from secateur.plan import Plan
-from secateur.report import FormatReport, Measurement, Quality, Report
+from secateur.report import FormatReport, LayerReport, Measurement, Quality, Report, StepReport
 from secateur.trials import GroupLatency, SearchEnd, SearchOutcome, SearchReport, Trial
 
 _MISSING = "-"
+_MOST_LAYERS, _MOST_NAMES = 20, 3
 _Cell = Callable[[Measurement], float | None]
 _Of = Callable[[Quality], float | None]
 
@@ -15,7 +16,8 @@ _Of = Callable[[Quality], float | None]
 def report_table(report: Report) -> str:
     """The numbers of a report, a line each; the last column says what became of the first.
 
-    Below, where there are any: the trials of a search, and what a latency budget was met by.
+    Below, where there are any: the layers of each step that stores them anew, the files, the trials
+    of a search, and what a latency budget was met by.
     """
     columns = (report.before, report.after_prune, report.after_recovery)
     rows: list[tuple[str, ...]] = [("", "before", "pruned", "recovered", "change")]
@@ -27,6 +29,7 @@ def report_table(report: Report) -> str:
     if report.latency is not None:
         rows.append(("speedup", "", "", "", _times(report.latency.speedup)))
     tables = [aligned(rows)]
+    tables += [_step_table(step) for step in report.steps if step.layers]
     if report.formats:
         tables.append(_format_table(report.formats))
     if report.search is not None:
@@ -50,6 +53,58 @@ def _format_table(formats: Sequence[FormatReport]) -> str:
             ran_in = each.runtime or _MISSING
             rows.append((each.format, each.file, size, error, accuracy, speedup, ran_in))
     return aligned(rows)
+
+
+def _step_table(step: StepReport) -> str:
+    """What a step made of layers: those with the largest error, and why others were kept."""
+    changed = [layer for layer in step.layers if layer.reason is None]
+    title = f"step {step.index}, {step.step}: {len(changed)} of {len(step.layers)} layers"
+    lines = [", ".join((title, *_after_step(step)))]
+    if changed:
+        rows: list[tuple[str, ...]] = [
+            ("layer", "became", "bytes", "now", "weight error", "output error")
+        ]
+        rows += [_layer_row(each) for each in sorted(changed, key=_error)[:_MOST_LAYERS]]
+        lines.append(aligned(rows).rstrip("\n"))
+    if more := changed[_MOST_LAYERS:]:
+        lines.append(f"and {len(more)} more with smaller errors, see report.json")
+    kept: dict[str, list[LayerReport]] = {}
+    for layer in step.layers:
+        if layer.reason is not None:
+            kept.setdefault(layer.reason, []).append(layer)
+    return "\n".join([*lines, *map(_kept, kept.values(), kept)]) + "\n"
+
+
+def _after_step(step: StepReport) -> Iterator[str]:
+    """How the model is after it."""
+    yield f"{step.counts.size_bytes:,} weight bytes"
+    quality = step.quality
+    if quality is not None and quality.accuracy is not None:
+        yield f"accuracy {_percent(quality.accuracy)}"
+    elif quality is not None and quality.loss is not None:
+        yield f"loss {_number(quality.loss)}"
+    if step.latency is not None:
+        yield f"{step.latency.speedup:.2f}x as .pt2"
+
+
+def _layer_row(layer: LayerReport) -> tuple[str, ...]:
+    before, after = f"{layer.bytes_before:,}", f"{layer.bytes_after:,}"
+    errors = (_shown(each, _percent) for each in (layer.weight_error, layer.output_error))
+    return (layer.layer, layer.became, before, after, *errors)
+
+
+def _error(layer: LayerReport) -> tuple[float, float]:
+    """Orders layers from the largest error of their output, or else of their weight, down."""
+    return -(layer.output_error or 0.0), -(layer.weight_error or 0.0)
+
+
+def _kept(layers: Sequence[LayerReport], reason: str) -> str:
+    """How many layers stayed for one reason, and the first of them."""
+    names = ", ".join(layer.layer for layer in layers[:_MOST_NAMES])
+    names += ", ..." if len(layers) > _MOST_NAMES else ""
+    count = f"{len(layers)} layers" if len(layers) > 1 else "1 layer"
+    size = sum(layer.bytes_after for layer in layers)
+    return f"kept: {count}, {size:,} bytes: {reason} ({names})"
 
 
 def plan_table(plan: Plan) -> str:

@@ -92,14 +92,26 @@ def _nonzero(row: ComparisonRow) -> float | None:
 
 _MACS = _Amount("MACs", lambda row: row.macs)
 _NONZERO = _Amount("parameters other than zero", _nonzero)
-# What pruning makes zero in passing, by weights that were zero before, is less.
+_BYTES = _Amount("weight bytes", lambda row: row.size_bytes)
+# What pruning makes zero in passing, by weights that were zero before, is less; and so is what it
+# changes in the mean bytes of a parameter, where some are of other types.
 _ZEROS = 0.02
+_FEWER = 0.9
 
 
 def _across(original: ComparisonRow, jobs: Sequence[ComparisonRow]) -> _Amount:
-    """MACs, unless weights were made zero, which leaves all MACs."""
+    """MACs, unless weights were made zero or stored in fewer bits, which leaves all MACs."""
     most = max((row.sparsity or 0.0 for row in jobs), default=0.0)
-    return _NONZERO if most > (original.sparsity or 0.0) + _ZEROS else _MACS
+    if most > (original.sparsity or 0.0) + _ZEROS:
+        return _NONZERO
+    whole = _bytes_each(original)
+    least = min((each for row in jobs if (each := _bytes_each(row))), default=None)
+    return _BYTES if whole and least and least < _FEWER * whole else _MACS
+
+
+def _bytes_each(row: ComparisonRow) -> float | None:
+    """Bytes of a parameter, in the mean."""
+    return row.size_bytes / row.parameters if row.size_bytes and row.parameters else None
 
 
 def _lines(

@@ -10,6 +10,7 @@ from secateur.outputs import OUTPUT_FORMATS
 from secateur.precision import PRECISIONS, CastStep, Precision
 from secateur.problems import FieldProblem
 from secateur.pruning import PruneStep
+from secateur.quantization import LEAST_ROWS, QuantizeStep
 from secateur.spec import ApplyPlanStep, JobFrame, JobSpec
 
 INPUTS = "inputs"
@@ -80,6 +81,19 @@ def mismatched_data(named: Named) -> list[FieldProblem]:
         if dataset is not None
         for detail in _mismatches(named.model.inputs, dataset)
     ]
+
+
+def too_few_rows(spec: JobSpec, named: Named) -> list[FieldProblem]:
+    """The training data, if a step calibrates on it and there is too little."""
+    is_calibrating = any(isinstance(step, QuantizeStep) and step.needs_data for step in spec.recipe)
+    if named.train is None or named.train.row_count >= LEAST_ROWS or not is_calibrating:
+        return []
+    detail = (
+        f"step 'quantize' calibrates on rows of training data, and {named.train.id} has "
+        f"{named.train.row_count}: give at least {LEAST_ROWS}, of the kind that the model will "
+        "see; 512 are enough for most models"
+    )
+    return [FieldProblem(pointer="/data/train", code="data.mismatch", detail=detail)]
 
 
 def mismatched_plans(spec: JobSpec, named: Named) -> list[FieldProblem]:

@@ -19,6 +19,7 @@ from service.checks import (
     mismatched_data,
     mismatched_plans,
     missing_data,
+    too_few_rows,
     unavailable_outputs,
     uncomputed_precisions,
     unknown_references,
@@ -84,6 +85,7 @@ class JobService:
             *missing_data(spec, named),
             *missing_test_data(spec, named),
             *mismatched_data(named),
+            *too_few_rows(spec, named),
             *unmeasurable(spec, named),
             *mismatched_plans(spec, named),
             *unavailable_outputs(spec, named),
@@ -272,7 +274,10 @@ def _check(spec: JobSpec, named: Named) -> None:
     refuse(
         (errors.UnknownReference, unknown_references(spec, named)),
         (errors.DataMissing, [*missing_data(spec, named), *missing_test_data(spec, named)]),
-        (errors.DataMismatch, [*mismatched_data(named), *unmeasurable(spec, named)]),
+        (
+            errors.DataMismatch,
+            [*mismatched_data(named), *too_few_rows(spec, named), *unmeasurable(spec, named)],
+        ),
         (errors.PlanMismatch, mismatched_plans(spec, named)),
         (errors.OutputUnavailable, unavailable_outputs(spec, named)),
         (errors.FormatUnavailable, unread_format(named)),

@@ -20,6 +20,7 @@ from service.checks import (
     mismatched_data,
     mismatched_plans,
     missing_data,
+    too_few_rows,
     unavailable_outputs,
     uncomputed_precisions,
     unknown_references,
@@ -154,7 +155,14 @@ def _checked(spec: SweepSpec, named: Named) -> list[NewChild]:
                 *missing_test_data(spec, named),
             ],
         ),
-        (errors.DataMismatch, [*mismatched_data(named), *unmeasurable(spec, named)]),
+        (
+            errors.DataMismatch,
+            [
+                *mismatched_data(named),
+                *_each_once(children, specs, lambda s: too_few_rows(s, named)),
+                *unmeasurable(spec, named),
+            ],
+        ),
         (errors.PlanMismatch, _each_once(children, specs, lambda s: mismatched_plans(s, named))),
         (errors.OutputUnavailable, unavailable_outputs(spec, named)),
         (errors.FormatUnavailable, unread_format(named)),

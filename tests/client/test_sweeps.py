@@ -121,7 +121,8 @@ def test_a_table_shows_what_there_is_and_why_something_is_missing() -> None:
         "macs": 5_000_000,
         "size_bytes": 4936,
         "sparsity": 0.0,
-        "file_bytes": None,
+        "file_bytes": 2468,
+        "file_ratio": 0.4567,
         "latency_p50_ms": None,
         "speedup": 1.5,
         "seconds": 3.25,
@@ -149,11 +150,17 @@ def test_a_table_shows_what_there_is_and_why_something_is_missing() -> None:
     )
     lines = [line.split() for line in comparison_table(comparison).splitlines()]
     assert lines == [
-        ["method", "amount", "accuracy", "pruned", "parameters", "MACs", "speedup", "seconds"],
-        ["original", "95.00%", "-", "-", "-", "-", "-", "-"],
-        ["magnitude", "macs", "0.5", "90.00%", "50.00%", "1,234", "5,000,000", "1.50x", "3.2", "-"],
-        ["random", "macs", "0.5", "-", "-", "-", "-", "-", "-", "running"],
-        ["random", "macs", "0.3", "-", "-", "-", "-", "-", "-", "plan.target_unreachable"],
+        [
+            *("method", "amount", "accuracy", "pruned", "parameters", "MACs"),
+            *("weight", "bytes", "file", "bytes", "of", "file", "speedup", "seconds"),
+        ],
+        ["original", "95.00%", *"---------"],
+        [
+            *("magnitude", "macs", "0.5", "90.00%", "50.00%", "1,234", "5,000,000"),
+            *("4,936", "2,468", "45.7%", "1.50x", "3.2", "-"),
+        ],
+        ["random", "macs", "0.5", *"---------", "running"],
+        ["random", "macs", "0.3", *"---------", "plan.target_unreachable"],
     ]
 
 

@@ -58,6 +58,7 @@ def report(
     search: object = None,
     latency_table: object = None,
     formats: object = (),
+    steps: object = (),
 ) -> Report:
     before, after_prune, after_recovery = columns
     return Report.model_validate(
@@ -72,7 +73,7 @@ def report(
             "safety": None,
             "verification": VERIFICATION,
             "formats": formats,
-            "steps": [],
+            "steps": steps,
             "stage_seconds": {},
             "warnings": [],
         }
@@ -206,6 +207,59 @@ def test_each_format_shows_what_its_runtime_did() -> None:
         "keras             model.keras  12,345       0.001         -        -           keras 3.1\n"
         "aotinductor   none, see below                        87.50%\n"
         "transformers  none, see below                             -\n"
+    )
+
+
+def layer(name: str, became: str = "kept", **fields: object) -> dict[str, object]:
+    blank = dict.fromkeys(("reason", "weight_error", "output_error"))
+    return {"layer": name, "became": became, "bytes_before": 400, "bytes_after": 400, **blank} | (
+        fields
+    )
+
+
+def step(*layers: dict[str, object], **fields: object) -> dict[str, object]:
+    counts = {"parameters": 1000, "macs": 10, "size_bytes": 1234}
+    blank = {"index": 2, "step": "quantize", "counts": counts, "quality": None, "latency": None}
+    return {**blank, "layers": layers, **fields}
+
+
+def test_a_step_shows_its_layers_from_the_largest_error_down_and_why_others_stayed() -> None:
+    small = "codes and scales would take no less room"
+    layers = [
+        layer("a", "int8 per_channel", bytes_after=110, weight_error=0.5, output_error=0.01),
+        layer("b", reason=small),
+        layer("c", "int8 per_channel", bytes_after=1100, weight_error=0.004, output_error=0.02),
+        layer("d", reason="keep_float names it"),
+        *(layer(name, reason=small) for name in "efg"),
+    ]
+    column = measurement(1000, 0.9)
+    measured = {
+        "quality": column["quality"],
+        "latency": COMPARISON | {"speedup": 0.5},
+    }
+    assert below(steps=[step(*layers, **measured)]) == (
+        "step 2, quantize: 2 of 7 layers, 1,234 weight bytes, accuracy 90.00%, 0.50x as .pt2\n"
+        "layer            became  bytes    now  weight error  output error\n"
+        "c      int8 per_channel    400  1,100         0.40%         2.00%\n"
+        "a      int8 per_channel    400    110        50.00%         1.00%\n"
+        "kept: 4 layers, 1,600 bytes: codes and scales would take no less room (b, e, f, ...)\n"
+        "kept: 1 layer, 400 bytes: keep_float names it (d)\n"
+    )
+
+
+def test_a_step_shows_no_more_than_twenty_layers() -> None:
+    layers = [layer(f"l{at}", "svd 2", weight_error=at / 100) for at in range(23)]
+    lines = below(steps=[step(*layers)]).splitlines()
+    assert [line.split()[0] for line in lines[2:-1]] == [f"l{at}" for at in range(22, 2, -1)]
+    assert lines[-1] == "and 3 more with smaller errors, see report.json"
+    assert "output error" in lines[1]
+    assert lines[2].split()[-2:] == ["22.00%", "-"]
+
+
+def test_a_step_of_which_nothing_came_says_why_alone() -> None:
+    assert below(steps=[step(layer("a", reason="it is small"))]) == (
+        "step 2, quantize: 0 of 1 layers, 1,234 weight bytes\n"
+        "kept: 1 layer, 400 bytes: it is small (a)\n"
     )
 
 

@@ -16,6 +16,7 @@ CAPABILITIES = json.dumps(
         "spec_version": 1,
         "model_formats": [],
         "models": [],
+        "precisions": [],
         "output_formats": [],
         "dataset_formats": [],
         "criteria": [],

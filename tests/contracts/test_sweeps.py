@@ -154,15 +154,68 @@ def test_as_many_as_allowed_are_taken():
     assert len(sweep.children(has_labels=False)) == MOST_JOBS
 
 
-def test_the_amount_of_a_recipe_is_that_of_its_steps():
-    plan = {
-        "format_version": 3,
-        "model_sha256": "0" * 64,
-        "channel_groups": [{"id": "g0", "keep": [0]}],
-    }
-    recipe = [STEP, {"step": "recalibrate"}, {"step": "apply_plan", "plan": plan}]
+PLAN = {
+    "format_version": 3,
+    "model_sha256": "0" * 64,
+    "channel_groups": [{"id": "g0", "keep": [0]}],
+}
+INT8 = {"step": "quantize", "activations": "static"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "amount"),
+    [
+        (
+            [STEP, {"step": "recalibrate"}, {"step": "apply_plan", "plan": PLAN}],
+            "macs 0.5, as planned",
+        ),
+        ([INT8], "int8 static"),
+        ([{"step": "quantize", "activations": "dynamic"}], "int8 dynamic"),
+        ([STEP, {"step": "quantize", "weights": "int4"}], "macs 0.5, int4"),
+        ([{"step": "quantize", "weights": "codebook"}], "codebook 16"),
+        ([{"step": "quantize", "weights": "codebook", "codebook_size": 4}], "codebook 4"),
+        ([{"step": "cast", "dtype": "bfloat16"}], "bfloat16"),
+        ([{"step": "factorize", "rank": {"macs": 0.5}}], "rank macs 0.5"),
+        ([{"step": "factorize", "rank": {"vbmf": True}}], "rank vbmf"),
+        (
+            [
+                STEP,
+                {"step": "factorize", "rank": {"energy": 0.9}},
+                {"step": "cast", "dtype": "float16"},
+                {"step": "quantize", "weights": "ternary"},
+            ],
+            "macs 0.5, rank energy 0.9, float16, ternary",
+        ),
+    ],
+)
+def test_the_amount_of_a_recipe_is_that_of_its_steps(recipe, amount):
     [child] = spec(recipes=[{"name": "mine", "recipe": recipe}]).children(has_labels=False)
-    assert (child.method, child.amount) == ("mine", "macs 0.5; as planned")
+    assert (child.method, child.amount) == ("mine", amount)
+
+
+def test_the_amount_of_a_cell_has_what_follows_every_cell():
+    grid = {"criteria": ["random"], "budgets": [{"macs": 0.5}], "then": [INT8]}
+    [child] = spec(grid=grid).children(has_labels=False)
+    assert child.amount == "macs 0.5, int8 static"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"step": "quantize", "weights": ["int8"]},
+        {"step": "quantize", "weights": {}, "activations": None},
+        {"step": "factorize", "rank": "half"},
+        {"step": "factorize", "rank": {"macs": {}}},
+        {"step": "cast", "dtype": 16},
+        {"step": "prune", "budget": 1, "pattern": 2},
+        {"step": ["cast"]},
+    ],
+)
+def test_what_follows_and_is_wrong_is_pointed_at(step):
+    grid = {"criteria": ["random"], "budgets": [{"macs": 0.5}], "then": [step]}
+    with pytest.raises(ValidationError) as caught:
+        spec(grid=grid)
+    assert all(error["loc"][:3] == ("grid", "then", 0) for error in caught.value.errors())
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,22 @@ def test_zeros_are_drawn_against_what_is_not_zero():
     assert "<!-- MACs left, fraction of the original -->" in svg(chart(drawn, "svg"))
 
 
+@pytest.mark.parametrize(
+    ("bytes_each", "across"),
+    [(1.0, "weight bytes"), (2.0, "weight bytes"), (3.9, "MACs"), (4.0, "MACs")],
+)
+def test_fewer_bits_are_drawn_against_the_bytes_that_are_left(bytes_each, across):
+    drawn = comparison(["a"])
+    sizes = [400, *(int(100 * bytes_each * fraction) for fraction in FRACTIONS)]
+    counts = [100, *(int(100 * fraction) for fraction in FRACTIONS)]
+    rows = [
+        row.model_copy(update={"parameters": count, "size_bytes": size})
+        for row, count, size in zip(drawn.rows, counts, sizes, strict=True)
+    ]
+    text = svg(chart(drawn.model_copy(update={"rows": rows}), "svg"))
+    assert f"<!-- {across} left, fraction of the original -->" in text
+
+
 def test_what_was_not_delivered_is_no_point():
     drawn = comparison(["a"])
     rows = [

@@ -103,7 +103,7 @@ class TestCreate:
         sweep = client.post("/v1/sweeps", json={"model_id": model_id, "recipes": recipes}).json()
         assert [(child["method"], child["amount"]) for child in sweep["children"]] == [
             ("once", "channel_ratio 0.5"),
-            ("twice", "channel_ratio 0.5; macs 0.3"),
+            ("twice", "channel_ratio 0.5, macs 0.3"),
         ]
 
     def test_what_is_wrong_is_said_once_where_it_is(self, client, model_id):
@@ -351,6 +351,7 @@ class TestComparison:
             "size_bytes": 500,
             "sparsity": 0.0,
             "file_bytes": 2000,
+            "file_ratio": 1.0,
             "latency_p50_ms": 2.0,
         }
         assert (waiting.job_id, waiting.state, waiting.macs) == (first, "queued", None)
@@ -370,6 +371,7 @@ class TestComparison:
             "size_bytes": 250,
             "sparsity": 0.0,
             "file_bytes": 1000,
+            "file_ratio": 0.5,
             "latency_p50_ms": 1.5,
             "speedup": 1.25,
             "seconds": 3.5,

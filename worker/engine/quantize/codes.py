@@ -138,7 +138,10 @@ def _ternary_scale(weights: Tensor) -> Tensor:
 def about_weight(
     names: tuple[str, ...], weight: Tensor, scheme: Scheme, *, axis: int
 ) -> PackedWeight:
-    """How a weight is stored by a scheme. ``axis`` is the dimension of its outputs."""
+    """How a weight is stored by a scheme. ``axis`` is the dimension of its outputs.
+
+    A group has no more inputs than the weight has: what would fill it up takes room.
+    """
     return PackedWeight(
         names=names,
         shape=tuple(weight.shape),
@@ -148,7 +151,7 @@ def about_weight(
         axis=axis,
         granularity=scheme.granularity,
         symmetric=scheme.symmetric,
-        group_size=scheme.group_size,
+        group_size=min(scheme.group_size, weight.numel() // weight.shape[axis]),
     )
 
 
