@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from worker.engine.program import Program
+from worker.engine.writers.inductor_codes import decomposed
 from worker.engine.writers.inexpressible import InexpressibleError
 
 _COMPILERS = ("g++", "c++", "clang++")
 
 
 def write(program: Program, origin: object, path: Path) -> None:
-    """Compile for the processor of this machine.
+    """Compile for the processor of this machine; what is quantized with integer kernels.
 
     Raises:
         InexpressibleError: There is no compiler here, or it does not take the program.
@@ -36,8 +37,12 @@ def write(program: Program, origin: object, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of the compiler's own workings.
+            exported = (decomposed(program) if program.packed else program).export()
             torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - public by its documentation
-                program.export(), package_path=str(path)
+                exported,
+                package_path=str(path),
+                # Weights of codes are made once: patterns of integer kernels want them constant.
+                inductor_configs={"freezing": bool(program.packed)},
             )
     except Exception as error:
         # Whatever a compiler raises, on a program that runs without it.

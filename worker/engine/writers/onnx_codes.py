@@ -213,7 +213,12 @@ class _Lowering:
         """A matrix product with codes as ``(inputs, outputs)``: the order that kernels read."""
         node, source = self._copies[call.node], self._copies[call.source]
         with self._graph.inserting_before(node):
-            if reads is not None and reads.is_dynamic and weight.about.is_signed:
+            if (
+                reads is not None
+                and reads.is_dynamic
+                and reads.result is call.source
+                and weight.about.is_signed
+            ):
                 codes, scale, _, _ = self._blocks(weight)
                 arguments = (self._copies[reads.source], codes, scale)
                 found = self._graph.call_function(integer_product, arguments)
