@@ -3,6 +3,7 @@
 # make serve   bring everything up, and keep it up until Ctrl-C; files are in ./secateur-data
 # make compare prune the demo's network by every criterion and algorithm, and compare (15 minutes)
 # make smallest find the smallest model within one point of the demo's accuracy (a minute)
+# make quantize prune the demo's network by half and store it as int8, without training
 # make tensorflow let this machine's worker read TensorFlow's SavedModels, too (1.6 GB)
 # make clean   remove what was installed and built; ./secateur-data stays
 #
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test serve compare smallest tensorflow install clean
+.PHONY: demo test serve compare smallest quantize tensorflow install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python examples/digits.py
@@ -28,6 +29,9 @@ compare: $(INSTALLED)
 
 smallest: $(INSTALLED)
 	$(BIN)/python -m stack --temporary -- $(BIN)/python -m benchmarks.smallest
+
+quantize: $(INSTALLED)
+	$(BIN)/python -m stack --temporary -- $(BIN)/python -m benchmarks.fewer_bits
 
 tensorflow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
