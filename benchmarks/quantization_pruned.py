@@ -72,7 +72,8 @@ def _pruned(subject: Subject) -> Iterator[tuple[str, Program]]:
     for normalization, amount in (("per_mac", 0.5), ("none", 0.42)):
         name = f"pruned to {amount:g} ({normalization})"
         program = _halved(subject, normalization, amount)
-        yield f"{name}, reconstructed", program
+        # A copy: training changes it in place.
+        yield f"{name}, reconstructed", program.copy()
         yield f"{name}, reconstructed, int8", _int8(subject, program)
         distill(program, _DISTILL, subject.train, subject.program, SETTING)
         yield f"{name}, {_DISTILL.epochs} epochs distilled", program
