@@ -6,7 +6,7 @@ from typing import Any
 from secateur.amounts import Budget
 from secateur.criteria import Criterion
 from secateur.grids import ALL
-from secateur.options import BATCH_SIZE, LEARNING_RATE
+from secateur.options import BATCH_SIZE
 
 _PRUNE_OPTIONS = (
     "algorithm",
@@ -99,7 +99,7 @@ def is_storing(options: argparse.Namespace) -> bool:
 def said_of_steps(options: argparse.Namespace) -> list[str]:
     """The options that say something of steps, but for how much is pruned."""
     others = [name for name in _STEP_OPTIONS if getattr(options, name) not in (None, False, 0)]
-    if options.learning_rate != LEARNING_RATE:
+    if options.learning_rate is not None:
         others.append("learning_rate")
     if options.batch_size != BATCH_SIZE:
         others.append("batch_size")
@@ -157,14 +157,8 @@ def _recovery(options: argparse.Namespace, *, is_cut: bool) -> list[dict[str, An
 
 
 def _training(step: str, options: argparse.Namespace, epochs: int) -> dict[str, Any]:
-    optimizer = _given({"optimizer": options.optimizer})
-    return {
-        "step": step,
-        "epochs": epochs,
-        **optimizer,
-        "learning_rate": options.learning_rate,
-        "batch_size": options.batch_size,
-    }
+    said = {"optimizer": options.optimizer, "learning_rate": options.learning_rate}
+    return {"step": step, "epochs": epochs, **_given(said), "batch_size": options.batch_size}
 
 
 def prune_step(options: argparse.Namespace) -> dict[str, Any]:

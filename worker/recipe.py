@@ -1,6 +1,7 @@
 """A job spec in the engine's own words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from secateur.outputs import OutputFormat
 from secateur.precision import CastStep
 from secateur.pruning import PruneStep
 from secateur.quantization import QuantizeStep, WeightFormat
-from secateur.recovery import DistillStep, FinetuneStep, RecalibrateStep, ReconstructStep
+from secateur.recovery import (
+    DistillStep,
+    FinetuneStep,
+    RecalibrateStep,
+    ReconstructStep,
+    TrainingStep,
+)
 from secateur.safety import Safety
 from secateur.search import Search
 from secateur.spec import ApplyPlanStep, GivenGroup, Step
@@ -104,11 +111,17 @@ def _reconstruct(step: ReconstructStep) -> ReconstructConfig:
 
 
 def _finetune(step: FinetuneStep) -> FinetuneConfig:
-    return FinetuneConfig(**step.model_dump(exclude={"step"}))
+    return FinetuneConfig(**_said(step))
 
 
 def _distill(step: DistillStep) -> DistillConfig:
-    return DistillConfig(**step.model_dump(exclude={"step"}))
+    return DistillConfig(**_said(step))
+
+
+def _said(step: TrainingStep) -> dict[str, Any]:
+    """The options of a training, without a learning rate where none is given."""
+    said = step.model_dump(exclude={"step"})
+    return {name: value for name, value in said.items() if name != "learning_rate" or value}
 
 
 _RECOVERIES: Mapping[type[Any], Callable[[Any], RecoveryConfig]] = {
@@ -180,7 +193,7 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
     return Request(
         model=order.model.path,
         model_sha256=order.model.sha256,
-        recipe=tuple(BUILDERS[type(step)](step) for step in spec.recipe),
+        recipe=recipe_of(spec.recipe),
         output_dir=output_dir,
         train=order.train.path if order.train else None,
         test=order.test.path if order.test else None,
@@ -204,6 +217,24 @@ def request_of(order: Order, *, output_dir: Path, device: str) -> Request:
         resume=order.checkpoint.path if order.checkpoint else None,
         checkpoint_s=order.checkpoint_s,
     )
+
+
+_RATE_OF_CODES = 1e-4
+"""What trains a quantized network where nobody says it: it may have no batch norms any more."""
+
+
+def recipe_of(steps: Sequence[Step]) -> tuple[StepConfig, ...]:
+    """The steps; a training behind a quantization has a learning rate of its own."""
+    found: list[StepConfig] = []
+    is_quantized = False
+    for step in steps:
+        config = BUILDERS[type(step)](step)
+        if isinstance(step, TrainingStep) and step.learning_rate is None and is_quantized:
+            assert isinstance(config, FinetuneConfig | DistillConfig)
+            config = replace(config, learning_rate=_RATE_OF_CODES)
+        is_quantized |= isinstance(step, QuantizeStep)
+        found.append(config)
+    return tuple(found)
 
 
 def _formats(formats: tuple[OutputFormat, ...] | None) -> tuple[str, ...] | None:

@@ -158,9 +158,7 @@ def test_a_plan_instead_of_a_budget(here: None, model_path, tmp_path, capsys) ->
                 "budget": {"bytes": 0.5},
                 "rounds": 3,
                 "schedule": "cubic",
-                "recover": [
-                    {"step": "finetune", "epochs": 2, "learning_rate": 0.001, "batch_size": 8}
-                ],
+                "recover": [{"step": "finetune", "epochs": 2, "batch_size": 8}],
             },
         ),
     ],
@@ -173,7 +171,7 @@ def test_what_the_command_line_says_of_pruning_is_in_the_spec(model_path, argume
 
 
 def training(step, **fields):
-    return {"step": step, "epochs": 3, **fields, "learning_rate": 0.001, "batch_size": 64}
+    return {"step": step, "epochs": 3, **fields, "batch_size": 64}
 
 
 @pytest.mark.parametrize(

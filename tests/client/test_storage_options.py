@@ -29,7 +29,7 @@ def model_path(tmp_path):
 
 
 def training(step: str) -> dict[str, object]:
-    return {"step": step, "epochs": 3, "learning_rate": 0.001, "batch_size": 64}
+    return {"step": step, "epochs": 3, "batch_size": 64}
 
 
 PRUNE = {"step": "prune", "budget": {"macs": 0.5}}

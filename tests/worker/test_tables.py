@@ -33,7 +33,7 @@ from worker.failures import failure_of
 from worker.functions import FUNCTIONS
 from worker.launch import Launcher
 from worker.order import InputFile, Order, Outcome
-from worker.recipe import BUILDERS, request_of
+from worker.recipe import BUILDERS, recipe_of, request_of
 from worker.results import REQUIRED, RESULTS
 from worker.settings import WorkerSettings
 
@@ -264,3 +264,15 @@ def test_a_search_is_asked_for_in_full(asked, expected, tmp_path) -> None:
     [step] = request_of(order, output_dir=tmp_path / "output", device="cpu").recipe
     assert isinstance(step, PruneConfig)
     assert (step.loss, step.search) == (0.25, expected)
+
+
+def test_a_quantized_network_is_trained_at_a_lower_rate_unless_one_is_given():
+    recipe = [
+        {"step": "finetune"},
+        {"step": "quantize"},
+        {"step": "finetune"},
+        {"step": "distill", "learning_rate": 0.5},
+    ]
+    spec = JobSpec.model_validate({"model_id": "mdl_a", "recipe": recipe})
+    rates = [getattr(step, "learning_rate", None) for step in recipe_of(spec.recipe)]
+    assert rates == [1e-3, None, 1e-4, 0.5]
