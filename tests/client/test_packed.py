@@ -65,6 +65,14 @@ def test_a_module_computes_what_the_program_does(kind: str, tmp_path: Path):
         torch.testing.assert_close(module(tokens), program.run([tokens])[0], rtol=1e-5, atol=1e-6)
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path):
+    first = tmp_path / "first.safetensors"
+    for name in ("first", *"23456789"):  # Metadata of two has an order by chance.
+        saved(tmp_path / f"{name}.safetensors", config())
+        assert (tmp_path / f"{name}.safetensors").read_bytes() == first.read_bytes()
+    assert len(load_file(first)) == len(quantized(config()).module.state_dict())
+
+
 def test_another_file_is_refused_with_what_reads_it(tmp_path: Path):
     save_file({"a": torch.ones(2)}, tmp_path / "plain.safetensors")
     with pytest.raises(WeightsFileInvalid, match=r"safetensors\.torch\.load_file"):
