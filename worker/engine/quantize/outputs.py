@@ -33,7 +33,7 @@ class Outputs(Interpreter):
     def watch(self, inputs: Sequence[Any]) -> dict[Node, Any]:
         """What the nodes give on flat inputs."""
         self.kept = {}
-        with self._program.unwritten(inputs) as own:
+        with self._program.unwritten(self._program.as_taken(inputs)) as own:
             super().run(*own)
         return self.kept
 
