@@ -177,6 +177,15 @@ def test_a_weight_that_holds_no_numbers_stays(number: float):
     assert torch.equal(before[0].isfinite(), after[0].isfinite())
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_each_weight_is_told_once(rounding: str):
+    told: list[tuple[int, int]] = []
+    setting = Setting(seed=0, on_progress=lambda done, total: told.append((done, total)))
+    asked = config(rounding=rounding)
+    weights = quantize(sequence(), asked, tokens(), setting).packed.weights
+    assert told == [(done, len(weights)) for done in range(1, len(weights) + 1)]
+
+
 def test_a_tied_weight_is_stored_once():
     class Tied(nn.Module):
         def __init__(self):

@@ -55,7 +55,7 @@ def compensated(
         config: How many rows, and how many at once.
         rows: Inputs are read.
         setting: Its seed chooses rows and positions. Zeros of its sparse weights stay zero. Told
-            layers done, of how many.
+            layers done, of all weights.
 
     Returns:
         The weights that can be: of layers that nobody shares, of no more than 8,192 inputs.
@@ -78,12 +78,12 @@ def compensated(
         running.run_to(layer.node)
         about, grid_of = weights[layer.parameter]
         moments = _moments(layer, running, generator)
-        is_sparse = not setting.sparse.isdisjoint(about.names)
+        is_sparse = any(name in setting.sparse for name in about.names)
         found[layer.parameter] = _rounded(
             layer.start, moments, about, grid_of, keeps_zeros=is_sparse
         )
         program.module.get_parameter(layer.parameter).copy_(found[layer.parameter].weight)
-        setting.on_progress(done, len(layers))
+        setting.on_progress(done, len(weights))
     return found
 
 
