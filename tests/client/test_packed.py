@@ -1,6 +1,7 @@
 """Weights of few bits, read into a module of one's own."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,22 +41,36 @@ KINDS = {
 }
 
 
-def saved(path: Path, kind: QuantizeConfig) -> Program:
+@cache
+def quantized(kind: QuantizeConfig) -> Program:
+    torch.manual_seed(0)
     net = Program.from_exported(export(Net().eval(), torch.randint(11, (2, 6))))
-    changed = quantize(net, kind, None, SETTING)
-    save_weights(changed.program, path, changed.packed)
-    return changed.program
+    return quantize(net, kind, None, SETTING).program
+
+
+def saved(path: Path, kind: QuantizeConfig) -> Program:
+    program = quantized(kind)
+    save_weights(program, path, program.packed)
+    return program
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_module_computes_what_the_program_does(kind: str, tmp_path: Path):
-    torch.manual_seed(0)
     program = saved(tmp_path / "model.safetensors", KINDS[kind])
+    torch.manual_seed(0)
     module = Net().eval()
     module.load_state_dict(secateur.load_packed(tmp_path / "model.safetensors"))
     tokens = torch.randint(11, (5, 6))
     with torch.no_grad():
         torch.testing.assert_close(module(tokens), program.run([tokens])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path):
+    first = tmp_path / "first.safetensors"
+    for name in ("first", *"23456789"):  # Metadata of two has an order by chance.
+        saved(tmp_path / f"{name}.safetensors", config())
+        assert (tmp_path / f"{name}.safetensors").read_bytes() == first.read_bytes()
+    assert len(load_file(first)) == len(quantized(config()).module.state_dict())
 
 
 def test_another_file_is_refused_with_what_reads_it(tmp_path: Path):
@@ -76,6 +91,11 @@ CHANGES = {
     "groups of nothing": lambda about: [{**about[0], "granularity": "per_group"}],
     "names that are none": lambda about: [{**about[0], "names": [3]}],
     "a weight that is not there": lambda about: [{**about[0], "names": ["nobody"]}],
+    "names that are no list": lambda about: [{**about[0], "names": {about[0]["names"][0]: 1}}],
+    "one weight twice": lambda about: [*about, {**about[0], "names": [*about[0]["names"], "x"]}],
+    "a granularity that is none": lambda about: [{**about[0], "granularity": "per_row"}],
+    "bits of another format": lambda about: [{**about[0], "bits": 4}],
+    "a weight of nothing": lambda about: [{**about[0], "shape": [0, 8]}],
     "half of it": lambda about: [{"names": about[0]["names"]}],
 }
 
@@ -99,5 +119,32 @@ def test_codes_beyond_the_codebook_are_refused(tmp_path: Path):
     tensors[name] = tensors[name][:, :2].contiguous()
     about = json.dumps([each.as_json() for each in program.packed.weights])
     save_file(tensors, path, metadata={"format": "secateur-packed-1", "packed": about})
-    with pytest.raises(WeightsFileInvalid, match="are not those of shape"):
+    with pytest.raises(WeightsFileInvalid, match="its codebook has 2 entries"):
+        secateur.load_packed(path)
+
+
+PARTS = {
+    "codes without dimensions": ("int4", "codes", lambda codes: codes[0].clone()),
+    "codes that are floats": ("int8", "codes", lambda codes: codes.float()),
+    "too few codes": ("int4", "codes", lambda codes: codes[:-1].clone()),
+    "too many codes": ("int4", "codes", lambda codes: torch.cat([codes, codes])),
+    "a scale for all": ("int8", "scale", lambda scale: scale[:1].clone()),
+    "scales without end": ("int8 around anything", "scale", lambda scale: scale.repeat(999, 1)),
+    "zero points without end": ("int8 around anything", "zero_point", lambda z: z.repeat(999, 1)),
+    "one codebook for all": ("codebook of 6", "codebook", lambda levels: levels[:1].clone()),
+    "a codebook without entries": ("codebook of 6", "codebook", lambda levels: levels[:, :0]),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_tensor_of_another_shape_or_type_is_refused(part: str, tmp_path: Path):
+    kind, suffix, change = PARTS[part]
+    path = tmp_path / "model.safetensors"
+    program = saved(path, KINDS[kind])
+    tensors = load_file(path)
+    name = f"{program.packed.weights[0].name}_{suffix}"
+    tensors[name] = change(tensors[name])
+    about = json.dumps([each.as_json() for each in program.packed.weights])
+    save_file(tensors, path, metadata={"format": "secateur-packed-1", "packed": about})
+    with pytest.raises(WeightsFileInvalid, match=program.packed.weights[0].name):
         secateur.load_packed(path)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
@@ -62,6 +63,7 @@ def save_weights(program: Program, path: Path, packed: Packed = NOTHING_PACKED) 
         about = [each.as_json() for each in packed.weights]
         metadata = {"format": PACKED_FORMAT, "packed": json.dumps(about)}
     save_file(weights, path, metadata=metadata)
+    _order_metadata(path)
 
 
 def save_sparse(program: Program, path: Path) -> None:
@@ -84,6 +86,22 @@ def save_sparse(program: Program, path: Path) -> None:
         else:
             tensors[name] = dense
     save_file(tensors, path, metadata=shapes)
+    _order_metadata(path)
+
+
+def _order_metadata(path: Path) -> None:
+    """Put the metadata in order: safetensors writes it in any, and one job gives one file."""
+    with path.open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        if "__metadata__" not in header:
+            return
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # Where the tensors begin is said in no other place: the text has to be as long as before.
+        assert len(text) <= size
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def _present(tensor: Tensor) -> Tensor:

@@ -441,3 +441,10 @@ def test_a_pattern_is_taken_apart_or_told_why_not(name):
     assert [each.shape for each in found] == [each.shape for each in expected]
     assert all(line.reason for line in changed.layers if line.became == KEPT)
     assert dataclasses.asdict(changed.layers[0]) == changed.layers[0].as_json()
+
+
+def test_rows_too_small_to_be_squared_weigh_all_inputs_alike():
+    program, rows = program_of(nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 16)), 8), rows_of(8)
+    small = Rows((rows.inputs[0] * np.float32(1e-35),), None)
+    changed = _done(program, small, energy=0.5)
+    assert any(line.became != KEPT for line in changed.layers)

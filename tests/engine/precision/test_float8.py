@@ -47,6 +47,31 @@ def test_channels_of_very_different_size_lose_alike():
     assert float(error.max()) < 0.04
 
 
+def test_a_weight_without_elements_is_left_alone():
+    class Empty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 6)
+            self.empty = nn.Parameter(torch.zeros(6, 0))
+
+        def forward(self, x):
+            return self.layer(x) + nn.functional.linear(x[:, :0], self.empty)
+
+    done = changed(program_of(Empty(), torch.randn(2, 8)), "float8_e4m3fn")
+    lines = {line.layer: line.became for line in done.layers}
+    assert lines["layer.weight"] == "float8_e4m3fn"
+
+
+def test_nothing_is_said_of_errors_that_are_no_numbers():
+    module = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    with torch.no_grad():
+        module[1].weight[1, 2] = float("nan")
+    done = changed(program_of(module, torch.randn(2, 8)), "bfloat16")
+    [first, second] = done.layers
+    assert 0 < first.weight_error < 0.01
+    assert second.weight_error is None
+
+
 class Mixed(nn.Module):
     """Products of all orders of dimensions, a weight that is tied, and one that is infinite."""
 

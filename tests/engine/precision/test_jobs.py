@@ -21,6 +21,7 @@ from worker.engine.config import (
     EvaluationConfig,
     ObjectiveConfig,
     PruneConfig,
+    QuantizeConfig,
     Request,
 )
 from worker.engine.load import load_program
@@ -118,6 +119,18 @@ def test_inputs_of_the_type_are_measured_with_the_same_data(tmp_path):
     assert quality["fgsm_accuracy"] is not None
     saved = Program.from_exported(load_program(output / "model.pt2"))
     assert saved.example_leaves[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"rounding": "compensated"}, {"bias_correction": True, "float_layers": 1, "smooth": 0.5}],
+    ids=["plain", "compensated", "all"],
+)
+def test_inputs_of_the_type_are_quantized_with_the_same_data(tmp_path, asked):
+    recipe = CastConfig("float16", cast_inputs=True), QuantizeConfig(sample_count=32, **asked)
+    _, report = compressed(tmp_path, "images", *recipe)
+    assert {line["became"] for line in report["steps"][1]["layers"]} >= {"int8 per_channel"}
+    assert report["after_recovery"]["quality"]["output_mse"] < 1e-3
 
 
 def wide():

@@ -244,6 +244,41 @@ def test_calls_share_what_is_rounded_unless_it_is_written_in_between():
     assert distance(found, original, normal(6)) < 1e-4
 
 
+def test_what_is_rounded_is_there_before_the_first_call_that_reads_it():
+    class Late(nn.Module):
+        """Holds its layers in another order than it calls them in, as Whisper does."""
+
+        def __init__(self):
+            super().__init__()
+            self.key, self.query = nn.Linear(6, 8), nn.Linear(6, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            query = self.query(x) * 0.5
+            return query + self.key(x)
+
+    original, rows = program(Late(), 6), normal(6)
+    calls = sorted(weight_calls(original), key=lambda call: call.parameter)
+    found, names = with_dynamic(original, calls)
+    assert len(names) == 1
+    assert 0 < distance(found, original, rows) < 1e-3
+
+
+def test_a_bound_that_is_computed_is_not_left_out():
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).clamp(0, x.shape[0] / 32))
+
+    original, rows = program(Sized(), 6), normal(6, count=32)
+    found, _, _ = _static(original, rows)
+    # Of fewer rows than those that it was calibrated with the bound cuts off more than codes do.
+    few = Rows((rows.inputs[0][:4],), None)
+    assert 0 < distance(found, original, few) < 1e-2
+
+
 def test_convolutions_are_not_rounded_by_the_moment():
     original = folded(residual())
     _, names = with_dynamic(original, list(weight_calls(original)))
@@ -292,6 +327,8 @@ def _by_hand(module: Clamped, values: Tensor, found: Range) -> Tensor:
         (nn.ReLU6(), 8.0, False),
         (nn.Hardtanh(-1.0, 1.0), 1.0, True),
         (nn.Hardtanh(-1.0, 1.0), 2.0, False),
+        (nn.Hardtanh(-np.inf, np.inf), 3.0, True),
+        (nn.Hardtanh(-1e30, 3e38), 1e-4, True),
         (nn.Sequential(nn.ReLU(), nn.Dropout()), 3.0, True),
         (nn.LeakyReLU(), 3.0, False),
     ],

@@ -14,6 +14,7 @@ from tests.engine.quantize.networks import (
     encoder,
     mlp,
     normal,
+    outputs,
     program,
     residual,
     tensors,
@@ -161,6 +162,30 @@ def test_weights_that_are_no_products_stay():
     assert "no less room" in str(reasons["tiny.weight"])
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_weight_that_holds_no_numbers_stays(number: float):
+    net = program(mlp(), 6).copy()
+    with torch.no_grad():
+        net.module.get_parameter("2.weight")[3, 1] = number
+    changed = quantize(net, config(equalize=True), normal(6), SETTING)
+    lines = {line.layer: line for line in changed.layers}
+    assert "NaN or infinity" in str(lines["2.weight"].reason)
+    numbers = [lines[name].weight_error for name in ("0.weight", "4.weight")]
+    assert all(each is not None and each < 0.01 for each in numbers)
+    assert lines["4.weight"].output_error is None
+    before, after = outputs(net, normal(6)), outputs(changed.program, normal(6))
+    assert torch.equal(before[0].isfinite(), after[0].isfinite())
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_each_weight_is_told_once(rounding: str):
+    told: list[tuple[int, int]] = []
+    setting = Setting(seed=0, on_progress=lambda done, total: told.append((done, total)))
+    asked = config(rounding=rounding)
+    weights = quantize(sequence(), asked, tokens(), setting).packed.weights
+    assert told == [(done, len(weights)) for done in range(1, len(weights) + 1)]
+
+
 def test_a_tied_weight_is_stored_once():
     class Tied(nn.Module):
         def __init__(self):
@@ -179,13 +204,15 @@ def test_a_tied_weight_is_stored_once():
     assert sum("codes" in name for name in changed.program.module.state_dict()) == 1
 
 
-def test_zeros_that_were_made_on_purpose_stay_zero():
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_zeros_that_were_made_on_purpose_stay_zero(rounding: str):
     net = program(mlp(), 6).copy()
     with torch.no_grad():
         net.module.get_parameter("2.weight")[:, ::2] = 0.0
     setting = Setting(seed=0, sparse=frozenset({"2.weight"}))
-    for weights in ("int4", "ternary", "codebook"):
-        changed = quantize(net, config(weights=weights, codebook_size=4), None, setting)
+    for weights in ("int8", "int4", "ternary", "codebook"):
+        asked = config(weights=weights, codebook_size=4, rounding=rounding)
+        changed = quantize(net, asked, normal(6), setting)
         [about] = [each for each in changed.packed.weights if each.name == "2.weight"]
         assert bool((read_back(changed.program, about).weight[:, ::2] == 0).all())
 

@@ -21,6 +21,8 @@ MEMORY_BYTES = 2**30
 _ROWS = 2**15
 # Of the mean square. Directions that no row has shown still count a little.
 _DAMPING = 1e-3
+# Squares of smaller numbers come near the end of single precision.
+_LEAST_POWER = 1e-30
 
 
 class View(Enum):
@@ -58,8 +60,8 @@ class Moments:
             mean = self.mean if matrix is None else matrix @ self.mean
             second = second - mean[:, None] * mean
             power -= float(self.mean.square().mean())
-        # Where nothing ever varies, all counts the same.
-        damping = _DAMPING * power if power > 0 else 1.0
+        # Where nothing ever varies, or too little to be squared, all counts the same.
+        damping = _DAMPING * power if power > _LEAST_POWER else 1.0
         own = torch.eye(len(second), dtype=torch.float64) if matrix is None else matrix @ matrix.T
         return second + damping * own
 

@@ -52,7 +52,8 @@ def scaled_weights(program: Program, choice: Choice) -> Mapping[str, Scaled]:
     dims = _output_dims(program)
     taken = {name for name, _ in program.module.named_buffers()}
     for name, tensor in program.module.named_parameters(remove_duplicate=False):
-        if name not in choice.stored or tensor.dim() < 2 or not bool(tensor.isfinite().all()):
+        is_weight = tensor.dim() > 1 and tensor.numel() > 0
+        if name not in choice.stored or not is_weight or not bool(tensor.isfinite().all()):
             continue
         tied = [
             n for n, t in program.module.named_parameters(remove_duplicate=False) if t is tensor

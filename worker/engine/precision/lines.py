@@ -78,7 +78,10 @@ def _reason(
     return "it holds numbers that the type does not, or is written in place"
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative(found: Tensor, expected: Tensor) -> float | None:
+    """None where that is no number."""
+    if not bool(expected.isfinite().all()):
+        return None
     scale = float(expected.double().square().mean().sqrt()) if expected.numel() else 0.0
     if not scale:
         return 0.0

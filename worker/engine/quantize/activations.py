@@ -69,8 +69,10 @@ def with_dynamic(program: Program, calls: Sequence[WeightCall]) -> tuple[Program
         ExportError: The exporter refuses the new graph.
     """
     writes = Writes(program.graph)
+    place = {node: at for at, node in enumerate(program.graph.nodes)}
     readers: dict[tuple[Node, int], list[WeightCall]] = {}
-    for call in calls:
+    # Weights may be held in another order: it is rounded ahead of the first call that reads it.
+    for call in sorted(calls, key=lambda call: place[call.node]):
         value = tensor_value(call.source)
         if not is_convolution(call.node) and value is not None and value.is_floating_point():
             # Between two calls their source may be written in place.
@@ -125,15 +127,16 @@ def _skip_clamps(draft: Draft, node: Node, found: Range) -> None:
 def _is_within(node: Node, found: Range) -> bool:
     """Whether a call only cuts off at bounds, and the codes of a range end before both."""
     bounds = _bounds(node)
-    if bounds is None:
+    if bounds is None or any(isinstance(bound, Node) for bound in bounds):
         return False
     low, high = (
-        round(float(np.float32(bound) / np.float32(found.scale))) + found.zero_point
-        if isinstance(bound, int | float)
-        else unbounded
-        for bound, unbounded in zip(bounds, (LOWEST, HIGHEST), strict=True)
+        unbounded if bound is None else float(bound)  # type: ignore[arg-type]  # A number.
+        for bound, unbounded in zip(bounds, (-np.inf, np.inf), strict=True)
     )
-    return low <= LOWEST and high >= HIGHEST
+    with np.errstate(over="ignore"):  # A bound may be infinite, or become so.
+        codes = np.array([low, high], np.float32) / np.float32(found.scale)
+    ends = np.round(codes) + found.zero_point
+    return bool(ends[0] <= LOWEST and ends[1] >= HIGHEST)
 
 
 def _bounds(node: Node) -> tuple[object, object] | None:

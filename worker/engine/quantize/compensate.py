@@ -54,7 +54,8 @@ def compensated(
         weights: By name.
         config: How many rows, and how many at once.
         rows: Inputs are read.
-        setting: Its seed chooses rows and positions. Told layers done, of how many.
+        setting: Its seed chooses rows and positions. Zeros of its sparse weights stay zero. Told
+            layers done, of all weights.
 
     Returns:
         The weights that can be: of layers that nobody shares, of no more than 8,192 inputs.
@@ -77,9 +78,12 @@ def compensated(
         running.run_to(layer.node)
         about, grid_of = weights[layer.parameter]
         moments = _moments(layer, running, generator)
-        found[layer.parameter] = _rounded(layer.start, moments, about, grid_of)
+        is_sparse = any(name in setting.sparse for name in about.names)
+        found[layer.parameter] = _rounded(
+            layer.start, moments, about, grid_of, keeps_zeros=is_sparse
+        )
         program.module.get_parameter(layer.parameter).copy_(found[layer.parameter].weight)
-        setting.on_progress(done, len(layers))
+        setting.on_progress(done, len(weights))
     return found
 
 
@@ -119,16 +123,22 @@ def _moments(layer: Layer, running: Lockstep, generator: Generator) -> Tensor:
 
 
 def _rounded(
-    start: Tensor, moments: Tensor, about: PackedWeight, grid_of: Callable[[Tensor], Grid]
+    start: Tensor,
+    moments: Tensor,
+    about: PackedWeight,
+    grid_of: Callable[[Tensor], Grid],
+    *,
+    keeps_zeros: bool,
 ) -> Coded:
     """Round ``(problems, inputs, outputs)`` weights, each problem by its moments."""
     rows = start.mT.flatten(0, 1)
+    stays_zero = (rows == 0) & keeps_zeros
     grid = grid_of(matrix_in_sets(rows.float(), about))
     share = len(rows) // len(moments)
     parts = [slice(at * share, (at + 1) * share) for at in range(len(moments))]
     codes = torch.cat(
         [
-            _one_by_one(rows[part], moment, _Grids(grid, about, part))
+            _one_by_one(rows[part], stays_zero[part], moment, _Grids(grid, about, part))
             for part, moment in zip(parts, moments, strict=True)
         ]
     )
@@ -164,11 +174,12 @@ class _Grids:
         return tensor.view(-1, self._about.groups, tensor.shape[1])[self._rows, group]
 
 
-def _one_by_one(weight: Tensor, moment: Tensor, grids: _Grids) -> Tensor:
+def _one_by_one(weight: Tensor, stays_zero: Tensor, moment: Tensor, grids: _Grids) -> Tensor:
     """Codes of ``(outputs, inputs)`` weights, each error made up for by the inputs behind it.
 
     Args:
         weight: float64.
+        stays_zero: bool, as ``weight``: what takes none of the errors of others.
         moment: Mean products of inputs, ``(inputs, inputs)``, float64.
         grids: What the weights of each column can become.
     """
@@ -180,7 +191,8 @@ def _one_by_one(weight: Tensor, moment: Tensor, grids: _Grids) -> Tensor:
         errors = torch.zeros_like(left[:, start:stop])
         for column in range(start, stop):
             grid = grids.of(column)
-            found = grid.encode(left[:, column : column + 1].float())
+            here = left[:, column : column + 1].masked_fill(stays_zero[:, column : column + 1], 0.0)
+            found = grid.encode(here.float())
             codes[:, column : column + 1] = found
             error = left[:, column] - grid.decode(found)[:, 0].double()
             error = error / factor[column, column]

@@ -77,7 +77,7 @@ def bias_corrected(
         now = ours.ahead(layer.node)
         before = draft.tensor(layer.bias)
         if now is not None and before is not None:
-            lacks = expected - _mean(layer.node, now)
+            lacks = expected - _mean(layer.node, now)  # Nothing, where nothing comes out.
             if not bool(lacks.isfinite().all()):
                 raise NotFiniteError(
                     f"on the training data the layer of {layer.bias.target} gives NaN or infinity: "
@@ -128,7 +128,7 @@ def _mean(node: Node, values: Sequence[Tensor] | Iterator[Tensor]) -> Tensor:
         lines = value.movedim(_channels(node), -1).flatten(0, -2)
         total = total + lines.double().sum(0)
         count += len(lines)
-    return total / count
+    return total / max(count, 1)
 
 
 def _channels(node: Node) -> int:

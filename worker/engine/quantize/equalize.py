@@ -138,8 +138,8 @@ def _equalize(pair: _Pair, weights: dict[Node, Tensor], biases: dict[Node, Tenso
     """Equalize a pair in place; the largest change, as the logarithm of its factor."""
     made = weights[pair.first.node].flatten(1).abs().amax(1)
     read = pair.by_input(weights[pair.second.node]).flatten(1).abs().amax(1)
-    # A channel that nothing makes or nothing reads has no size to be fitted to.
-    is_used = (made > 0) & (read > 0)
+    # A channel that nothing makes or reads, or no number, has no size to be fitted to.
+    is_used = (made > 0) & (read > 0) & (made + read).isfinite()
     scale = torch.where(is_used, (made / read).sqrt(), 1.0)
     first, second = pair.first.node, pair.second.node
     before = weights[first]

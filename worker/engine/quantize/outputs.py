@@ -1,5 +1,6 @@
 """How far layers' outputs are from what they were, on calibration rows."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ class Outputs(Interpreter):
     def watch(self, inputs: Sequence[Any]) -> dict[Node, Any]:
         """What the nodes give on flat inputs."""
         self.kept = {}
-        with self._program.unwritten(inputs) as own:
+        with self._program.unwritten(self._program.as_taken(inputs)) as own:
             super().run(*own)
         return self.kept
 
@@ -51,7 +52,7 @@ def output_errors(
     """The relative error of each layer's output, all that comes before it included.
 
     Root of the mean square of the difference over that of the reference's output, by the name of
-    the layer's weight; of layers that both programs have.
+    the layer's weight; of layers that both programs have, and that give numbers.
 
     Args:
         reference: What layers should give.
@@ -73,4 +74,5 @@ def output_errors(
             was = before[theirs[name]].double()
             squares[name] += float((after[ours[name]].double() - was).square().sum())
             totals[name] += float(was.square().sum())
-    return {name: (squares[name] / max(totals[name], _TINY)) ** 0.5 for name in names}
+    errors = {name: (squares[name] / max(totals[name], _TINY)) ** 0.5 for name in names}
+    return {name: error for name, error in errors.items() if math.isfinite(error)}

@@ -190,10 +190,10 @@ class _Quantization:
         if self.config.rounding == "compensated":
             abouts = {each.name: self.stored(each) for each in targets}
             found = compensated(rounded.copy(), abouts, self.config, self.needed_rows, self.setting)
-        for done, target in enumerate(targets, start=1):
+        for target in targets:
             if target.name not in found:
                 found[target.name] = self.nearest(target)
-            self.setting.on_progress(done, len(targets))
+                self.setting.on_progress(len(found), len(targets))
         return {target.name: found[target.name] for target in targets}
 
     def stored(self, target: Target) -> Stored:

@@ -72,7 +72,7 @@ class _Looking(Interpreter):
 
     @torch.no_grad()
     def at(self, batch: Batch) -> None:
-        with self._program.unwritten(batch.inputs) as own:
+        with self._program.unwritten(self._program.as_taken(batch.inputs)) as own:
             super().run(*own)
 
     def run_node(self, n: Node) -> object:

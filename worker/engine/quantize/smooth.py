@@ -170,7 +170,7 @@ def _smooth(draft: Draft, norm: _Norm, largest: Tensor, alpha: float) -> None:
     read = torch.stack([_largest(draft, node, dim) for node, dim in weights]).amax(0)
     scale = (largest**alpha / read ** (1 - alpha)).clamp(min=_LEAST)
     # A channel that is always zero, or that nobody reads, is as easy to round as any.
-    scale = torch.where((largest > 0) & (read > 0), scale, 1.0)
+    scale = torch.where((largest > 0) & (read > 0) & read.isfinite(), scale, 1.0)
     for node in (norm.weight, norm.bias):
         if node is not None:
             copy = draft.copies[node]

@@ -85,6 +85,8 @@ def targets_of(
         reads = [reader for name in names for reader in readers.get(name, ())]
         own = tuple(call for call in calls if call.parameter in names)
         reason = _reason(names, reads, keep_float)
+        if reason is None and not bool(weight.isfinite().all()):
+            reason = "it holds NaN or infinity, for which there are no codes"
         if reason is not None:
             kept.append(LayerLine(names[0], KEPT, weight.nbytes, weight.nbytes, reason=reason))
         else:

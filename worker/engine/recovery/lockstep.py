@@ -50,7 +50,7 @@ class Lockstep:
             {
                 node: leaf.clone() if at in written else leaf
                 for at, (node, leaf) in enumerate(
-                    zip(placeholders(program.module), leaves, strict=True)
+                    zip(placeholders(program.module), program.as_taken(leaves), strict=True)
                 )
             }
             for leaves in batches
