@@ -69,9 +69,10 @@ def lines(bench: Bench) -> list[str]:
 
 def _pruned(subject: Subject) -> Iterator[tuple[str, Program]]:
     yield "int8", _int8(subject, subject.program)
-    for normalization, amount in (("per_mac", 0.5), ("none", 0.47)):
-        name = f"pruned to {amount:g} ({normalization})"
-        program = _halved(subject, normalization, amount)
+    for normalization, amount, multiple in (("per_mac", 0.5, 1), ("none", 0.5, 8)):
+        by = f"multiples of {multiple}" if multiple > 1 else "any number"
+        name = f"pruned to {amount:g} ({normalization}, {by})"
+        program = _halved(subject, normalization, amount, multiple)
         # A copy: training changes it in place.
         yield f"{name}, reconstructed", program.copy()
         yield f"{name}, reconstructed, int8", _int8(subject, program)
@@ -80,7 +81,7 @@ def _pruned(subject: Subject) -> Iterator[tuple[str, Program]]:
         yield f"{name}, {_DISTILL.epochs} epochs distilled, int8", _int8(subject, program)
 
 
-def _halved(subject: Subject, normalization: str, amount: float) -> Program:
+def _halved(subject: Subject, normalization: str, amount: float, multiple: int) -> Program:
     # A copy: what is pruned shares with its original what stays, and is trained in place.
     coupling = couple(subject.program.copy(), exclude=_INSIDE)
     config = PruneConfig(
@@ -88,6 +89,7 @@ def _halved(subject: Subject, normalization: str, amount: float) -> Program:
         options={"sample_count": 512, "batch_size": 64},
         normalization=normalization,
         macs=amount,
+        channel_multiple=multiple,
         exclude=_INSIDE,
     )
     plan = decide(coupling, config, seed=SETTING.seed, rows=subject.train)
