@@ -240,8 +240,8 @@ class Program:
         except Exception as error:
             # Whatever the exporter raises, the file cannot be made: one clear end for the job.
             raise ExportError(
-                f"the pruned program does not export again ({type(error).__name__}); "
-                "exclude the parameters around the change"
+                f"the changed program does not export again ({type(error).__name__}): leave the "
+                "parameters around the change as they are (`exclude`, `keep_float`)"
             ) from error
 
 
