@@ -216,9 +216,10 @@ def test_a_killed_training_goes_on_and_ends_at_the_same_weights(
     went_on_at: list[int] = []
 
     def on_update(job: Job) -> None:
-        if job.stage is not Stage.RECOVERING or job.progress is None or job.progress.done < 60:
+        # A stage begins at nothing done, wherever it goes on.
+        if job.stage is not Stage.RECOVERING or job.progress is None or not job.progress.done:
             return
-        if job.attempt == 1 and not killed_at:
+        if job.attempt == 1 and not killed_at and job.progress.done >= 60:
             killed_at.append(job.progress.done)
             os.kill(place.child(), signal.SIGKILL)
         elif job.attempt == 2:
@@ -226,7 +227,8 @@ def test_a_killed_training_goes_on_and_ends_at_the_same_weights(
 
     killed = client.wait(client.create_job(spec), on_update=on_update)
     assert killed.attempt == 2
-    assert went_on_at[0] >= killed_at[0]
+    # From the newest checkpoint, which a busy machine leaves some steps late; not from the start.
+    assert went_on_at[0] >= killed_at[0] / 2
     weights = [
         {each.name: each.sha256 for each in client.artifacts(job)}["model.safetensors"]
         for job in (untouched, killed)

@@ -28,7 +28,6 @@ from worker.engine.graph.coupling import couple
 from worker.engine.load import load_program
 from worker.engine.program import Program
 from worker.engine.prune.plan import Scored
-from worker.engine.recovery import recover as recovering
 from worker.engine.safety import SafetyConfig
 from worker.engine.search import workshop as making
 from worker.engine.search.latency import meet_latency
@@ -300,13 +299,13 @@ def test_test_data_that_tells_nothing_is_refused_before_any_trial(folder, tmp_pa
 
 def test_rows_that_judge_choose_no_weights(folder, tmp_path, monkeypatch):
     seen = []
-    real = recovering.recover
+    real = making.recovered
 
     def spy(program, step, sources, setting):
         seen.append((step, len(sources.rows), setting.validation))
-        real(program, step, sources, setting)
+        return real(program, step, sources, setting)
 
-    monkeypatch.setattr(making, "recover", spy)
+    monkeypatch.setattr(making, "recovered", spy)
     steps = [FinetuneConfig(epochs=1, keep=keep) for keep in ("best", "last")]
     cut = PruneConfig(accuracy=0.02, search=SearchConfig(trials=1))
     compress(request(folder, tmp_path / "out", cut, *steps), on_progress=_silent)
