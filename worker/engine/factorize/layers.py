@@ -14,20 +14,15 @@ from worker.engine.arguments import argument, constants
 from worker.engine.config import FactorizeConfig
 from worker.engine.criteria.columns import groups_of, is_convolution
 from worker.engine.graph.counts import MACS
+from worker.engine.graph.rules.convolution import TRANSPOSED
 from worker.engine.graph.rules.recurrent import GATES
-from worker.engine.graph.weights import WeightCall, weight_calls
+from worker.engine.graph.weights import WeightCall, bias_of, weight_calls
 from worker.engine.program import Program, attribute
 
 aten = torch.ops.aten
 
 LARGEST = 2**13
 """The longest side of a matrix whose eigenvectors are looked for: it takes half a gibibyte."""
-
-_TRANSPOSED = (
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)
 
 
 @dataclass(frozen=True)
@@ -160,7 +155,7 @@ def layers_of(
 def _unknown(reader: Node) -> str:
     if reader.target in GATES or "cell" in str(reader.target):
         return "is a weight of a recurrent layer, which is one operator"
-    if reader.target in _TRANSPOSED:
+    if reader.target in TRANSPOSED:
         return "is the weight of a transposed convolution"
     return f"is not read as it is by a convolution or a linear layer, but by {reader.target}"
 
@@ -200,15 +195,6 @@ def _layer(program: Program, call: WeightCall, readers: "_Readers") -> Layer:
         rows, read, given = prod(read[:-1]), (), ()
     offset = _offset(program, node, shape[0], readers)
     return Layer(program, call, shape, rows, read, given, offset)
-
-
-def bias_of(node: Node) -> Node | None:
-    """What a weight call adds to its product."""
-    if node.target in (aten.matmul.default, aten.mm.default):
-        return None
-    found = argument(node, "self" if node.target == aten.addmm.default else "bias")
-    assert found is None or isinstance(found, Node)
-    return found
 
 
 def _offset(program: Program, node: Node, outputs: int, readers: "_Readers") -> Offset | None:

@@ -6,9 +6,10 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from worker.engine.factorize.layers import Layer, bias_of
+from worker.engine.factorize.layers import Layer
 from worker.engine.factorize.moments import Moments, View
 from worker.engine.factorize.parts import Part, product
+from worker.engine.graph.weights import bias_of
 from worker.engine.program import attribute
 
 

@@ -11,8 +11,9 @@ from torch.nn import Module, Parameter
 
 from worker.engine.arguments import argument, set_argument
 from worker.engine.errors import ExportError
-from worker.engine.factorize.layers import Layer, bias_of
+from worker.engine.factorize.layers import Layer
 from worker.engine.factorize.parts import Part
+from worker.engine.graph.weights import bias_of
 from worker.engine.program import Program, attribute, set_attribute
 
 aten = torch.ops.aten

@@ -91,3 +91,12 @@ def _parameter(program: Program, node: Node) -> str | None:
         return None
     name = str(node.target)
     return name if isinstance(attribute(program.module, name), Parameter) else None
+
+
+def bias_of(node: Node) -> Node | None:
+    """What a weight call adds to its product."""
+    if node.target in (aten.matmul.default, aten.mm.default):
+        return None
+    found = argument(node, "self" if node.target == aten.addmm.default else "bias")
+    assert found is None or isinstance(found, Node)
+    return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from worker.engine.graph.rules.convolution import TRANSPOSED
 from worker.engine.graph.weights import weight_calls
 from worker.engine.precision.choice import Choice, readers_of
 from worker.engine.precision.kinds import Kind, kind_of
@@ -87,13 +88,6 @@ def _output_dims(program: Program) -> dict[str, int]:
         if program.module.get_parameter(call.parameter).dim() == 2
     }
     for node in program.graph.nodes:
-        if node.target in _TRANSPOSED and isinstance(node.args[1], Node):
+        if node.target in TRANSPOSED and isinstance(node.args[1], Node):
             found[str(node.args[1].target)] = 1
     return found
-
-
-_TRANSPOSED = (
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)

@@ -112,3 +112,7 @@ def float32_in(node: Node) -> bool:
 def floats_read(node: Node) -> list[Node]:
     """The nodes among what a node reads that make float32."""
     return [each for each in node.all_input_nodes if float32_in(each)]
+
+
+def is_attention(node: Node) -> bool:
+    return bool(node.target == aten.scaled_dot_product_attention.default)

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from worker.engine.arguments import argument, written_by
 from worker.engine.batch import computing_with_data
 from worker.engine.precision.choice import largest_finite
-from worker.engine.precision.kinds import Kind, float32_in, floats_read, kind_of
+from worker.engine.precision.kinds import Kind, float32_in, floats_read, is_attention, kind_of
 from worker.engine.program import Program
 
 aten = torch.ops.aten
@@ -94,7 +94,7 @@ class _Looking(Interpreter):
         kind = kind_of(node)
         if kind not in (Kind.PRODUCT, Kind.ELEMENTWISE) or not float32_in(node):
             return
-        if kind is Kind.PRODUCT and self.low == torch.float16 and not _is_attention(node):
+        if kind is Kind.PRODUCT and self.low == torch.float16 and not is_attention(node):
             absolute = pytree.tree_map_only(Tensor, _absolute, (args, kwargs))
             self.sums[node] = max(self.sums[node], *map(largest_finite, self.tried(node, absolute)))
         rounded = self.tried(node, pytree.tree_map_only(Tensor, self.rounded, (args, kwargs)))
@@ -128,7 +128,7 @@ class _Looking(Interpreter):
                 continue
             if kind_of(node) not in (Kind.PRODUCT, Kind.ELEMENTWISE):
                 continue
-            mask = argument(node, "attn_mask") if _is_attention(node) else None
+            mask = argument(node, "attn_mask") if is_attention(node) else None
             read = [each for each in floats_read(node) if each is not mask]
             most = max([self.peaks[node], *(self.peaks[each] for each in read)])
             if most > limit:
@@ -191,7 +191,3 @@ def _floats(made: Any) -> list[Tensor]:
 
 def _absolute(tensor: Tensor) -> Tensor:
     return tensor.abs() if tensor.dtype == torch.float32 else tensor
-
-
-def _is_attention(node: Node) -> bool:
-    return bool(node.target == aten.scaled_dot_product_attention.default)

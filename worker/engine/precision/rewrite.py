@@ -18,6 +18,7 @@ from worker.engine.precision.kinds import (
     Kind,
     float32_in,
     floats_read,
+    is_attention,
     is_conversion,
     kind_of,
 )
@@ -273,7 +274,7 @@ class _Writer:
     ) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """The arguments of a call as nodes, and as what they are on the examples."""
         written = set(written_by(node))
-        mask = argument(node, "attn_mask") if _is_attention(node) else None
+        mask = argument(node, "attn_mask") if is_attention(node) else None
 
         def version(read: Node) -> tuple[Node, Any]:
             wanted = None if read in written else dtype
@@ -329,7 +330,3 @@ class _Writer:
 
 def _is_float(tensor: Tensor) -> bool:
     return tensor.is_floating_point()
-
-
-def _is_attention(node: Node) -> bool:
-    return node.target == aten.scaled_dot_product_attention.default

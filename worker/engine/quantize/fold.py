@@ -7,24 +7,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from worker.engine.arguments import argument, set_argument
+from worker.engine.graph.rules.convolution import FORWARD, TRANSPOSED
 from worker.engine.program import Program, attribute, tensor_value
 from worker.engine.quantize.draft import Draft, free_name
 
 aten = torch.ops.aten
-
-_CONVOLUTIONS = (
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-)
-_TRANSPOSED = (
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)
 
 
 def folded(program: Program) -> Program:
@@ -94,7 +81,7 @@ def _takes(draft: Draft, layer: object, norm: Node) -> bool:
     """Whether a norm can be a part of the layer in front of it."""
     if not isinstance(layer, Node) or list(layer.users) != [norm]:
         return False
-    if layer.target not in (*_CONVOLUTIONS, *_TRANSPOSED, aten.linear.default):
+    if layer.target not in (*FORWARD, *TRANSPOSED, aten.linear.default):
         return False
     weight, bias = argument(layer, "weight"), argument(layer, "bias")
     made, given = tensor_value(layer), tensor_value(norm)
@@ -131,7 +118,7 @@ def _fold(draft: Draft, layer: Node, norm: Node, affine: _Affine) -> None:
 def _scaled(layer: Node, weight: Tensor, scale: Tensor) -> Tensor:
     """A weight with each output channel times a number."""
     ones = [1] * (weight.dim() - 2)
-    if layer.target not in _TRANSPOSED:
+    if layer.target not in TRANSPOSED:
         return weight * scale.view(-1, 1, *ones)
     # The weight of a transposed convolution has its inputs first; each group its own outputs.
     groups = int(argument(layer, "groups"))

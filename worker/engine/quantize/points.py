@@ -14,6 +14,7 @@ from worker.engine.graph.weights import WeightCall
 from worker.engine.program import Program, attribute, module_path, tensor_value
 from worker.engine.quantize.draft import free_name
 from worker.engine.quantize.writes import Writes
+from worker.engine.recovery.layers import PASSES
 
 aten = torch.ops.aten
 
@@ -31,11 +32,8 @@ _ACTIVATIONS = (
 )
 """What an integer convolution does itself, by where its codes saturate."""
 
-_PASSES = (aten.alias.default, aten.dropout.default, aten.dropout_.default)
-"""What changes nothing in evaluation."""
-
 _MOVES = (
-    *_PASSES,
+    *PASSES,
     aten.max_pool1d.default,
     aten.max_pool2d.default,
     aten.max_pool3d.default,
@@ -124,7 +122,7 @@ class _Search:
         end = node
         while len(end.users) == 1:
             [reader] = end.users
-            if reader.target not in (*_ACTIVATIONS, *_PASSES) or _is_training(reader):
+            if reader.target not in (*_ACTIVATIONS, *PASSES) or _is_training(reader):
                 break
             end = reader
         if all(reader.op != "output" for reader in end.users):

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from worker.engine.arguments import written_by
 from worker.engine.changed import KEPT, LayerLine
 from worker.engine.graph.counts import MACS
+from worker.engine.graph.rules.convolution import TRANSPOSED
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.program import Program
 
@@ -39,11 +40,6 @@ _SHAPES = {
 """What a weight goes through on its way to the product that it is for."""
 
 _TABLES = {aten.embedding.default, aten.embedding_bag.default}
-_TRANSPOSED = {
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-}
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ def _reason(names: tuple[str, ...], reads: list[Node], keep_float: Collection[st
 
 def _axis(weight: Tensor, reads: list[Node], calls: tuple[WeightCall, ...]) -> int:
     """The dimension of a weight's outputs."""
-    if any(reader.target in _TRANSPOSED for reader in reads):
+    if any(reader.target in TRANSPOSED for reader in reads):
         return 1
     if calls and weight.dim() == 2:
         return 1 - calls[0].weight_dim

@@ -13,14 +13,14 @@ from worker.engine.arguments import argument
 from worker.engine.criteria.columns import columns_of, groups_of, is_convolution
 from worker.engine.graph.blocks import ADDITIONS
 from worker.engine.graph.rules.recurrent import GATES
-from worker.engine.graph.weights import WeightCall, weight_calls
+from worker.engine.graph.weights import WeightCall, bias_of, weight_calls
 from worker.engine.program import Program, attribute, set_attribute
 from worker.engine.recovery.lockstep import Lockstep
 from worker.engine.recovery.remaining import Remaining
 
 aten = torch.ops.aten
 
-_PASSES = (aten.alias.default, aten.dropout.default, aten.dropout_.default)
+PASSES = (aten.alias.default, aten.dropout.default, aten.dropout_.default)
 """What changes nothing in evaluation."""
 
 
@@ -137,7 +137,7 @@ def _products(program: Program, is_own: Callable[[object], bool]) -> Iterator["_
         assert isinstance(weight, Tensor)
         dims = len(program.shape(call.source))
         is_batched = dims == weight.dim() if is_convolution(node) else dims > 1
-        bias = _bias(node)
+        bias = bias_of(node)
         norm = _norm_behind(node)
         place = argument(norm, "running_mean") if bias is None and norm is not None else bias
         is_plain = bias is None or (is_own(bias) and len(program.shape(bias)) == 1)
@@ -150,14 +150,6 @@ def _held(node: Node, call: WeightCall) -> Node | None:
     graph = node.graph
     named = (each for each in graph.find_nodes(op="get_attr") if each.target == call.parameter)
     return next(named, None)
-
-
-def _bias(node: Node) -> Node | None:
-    if node.target in (aten.matmul.default, aten.mm.default):
-        return None
-    found = argument(node, "self" if node.target == aten.addmm.default else "bias")
-    assert found is None or isinstance(found, Node)
-    return found
 
 
 def _norm_behind(node: Node) -> Node | None:
@@ -291,7 +283,7 @@ def _other_summand(node: Node) -> Node | None:
                 return None
             is_alike = tuple(other.meta["val"].shape) == tuple(node.meta["val"].shape)
             return other if is_alike else None
-        if reader.target != aten.batch_norm.default and reader.target not in _PASSES:
+        if reader.target != aten.batch_norm.default and reader.target not in PASSES:
             return None
         end = reader
     return None

@@ -27,7 +27,7 @@ from worker.engine.arguments import argument
 from worker.engine.coded.bits import packed_bits
 from worker.engine.coded.chain import Coded, made_at, made_of, read_back
 from worker.engine.coded.rounding import Rounded, rounded_activations
-from worker.engine.graph.weights import WeightCall, weight_calls
+from worker.engine.graph.weights import WeightCall, bias_of, weight_calls
 from worker.engine.packed import NOTHING_PACKED
 from worker.engine.program import Program, attribute
 from worker.engine.writers.onnx_operators import (
@@ -235,7 +235,7 @@ class _Lowering:
     def _with_bias(
         self, product: Node, weight: Coded, call: WeightCall, reads: Rounded | None
     ) -> Node:
-        bias = _bias_of(call.node)
+        bias = bias_of(call.node)
         if bias is None:
             return product
         if (rounded := self._rounded_bias(weight, bias, reads)) is not None:
@@ -332,11 +332,3 @@ def _can_be_blocks(weight: Coded) -> bool:
     if len(about.shape) != 2 or about.dtype != "float32" or about.format not in ("int8", "int4"):
         return False
     return not about.group_size or about.shape[1 - about.axis] % about.group_size == 0
-
-
-def _bias_of(node: Node) -> Node | None:
-    if node.target in (aten.matmul.default, aten.mm.default):
-        return None
-    found = argument(node, "self" if node.target == aten.addmm.default else "bias")
-    assert found is None or isinstance(found, Node)
-    return found
