@@ -92,3 +92,8 @@ def test_of_the_same_cost_the_better_one_is_an_option(kept):
     options = _options([(5, kept[0]), (5, kept[1])], 10)
     assert len(options.numbers) == 2
     assert options.losses[1] == pytest.approx(-np.log(max(kept)))
+
+
+def test_a_layer_that_fits_as_it_is_stays_though_it_would_lose_nothing():
+    layers = [_options([(1, 1.0)], 10), _options([(1, 1.0)], 12)]
+    assert within(layers, 11) == [0, 1]

@@ -96,15 +96,20 @@ def within(layers: Sequence[Options], limit: int) -> list[int] | None:
 
 
 def _give_back(layers: Sequence[Options], chosen: list[int], room: int) -> None:
-    """Use up what is left: again and again the dearer option that lowers the loss most."""
+    """Use up what is left: again and again the dearer option that lowers the loss most.
+
+    One that loses no less is taken, too: a layer that fits as it is need not be taken apart.
+    """
     while True:
         best, gain = None, 0.0
         for layer, options in enumerate(layers):
             now = chosen[layer]
             # Costs fall: the first that still fits loses least of those that do.
             place = int(np.searchsorted(-options.costs, -(options.costs[now] + room)))
-            lower = float(options.losses[now] - options.losses[place]) if place < now else 0.0
-            if lower > gain:
+            if place >= now:
+                continue
+            lower = float(options.losses[now] - options.losses[place])
+            if lower >= gain:
                 best, gain = (layer, place), lower
         if best is None:
             return
