@@ -105,7 +105,7 @@ def in_onnxruntime(path: Path, inputs: np.ndarray) -> np.ndarray:
 def quantized(original: Program, rows: Rows) -> Program:
     step = QuantizeConfig(activations="static")
     changed = transformed(original, step, rows, Setting(seed=0))
-    return replace(changed.program, packed=changed.packed)
+    return changed.program
 
 
 @pytest.mark.parametrize("kind", ["smaller", "quantized"])

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from worker.engine.packed import NOTHING_PACKED, Packed
 from worker.engine.program import Program
 
 KEPT = "kept"
@@ -40,10 +39,9 @@ class LayerLine:
 class Changed:
     """A program after a step, and a line for each layer that the step is about.
 
-    ``packed`` is all that the program makes from codes; ``warnings`` are for users.
+    ``warnings`` are for users.
     """
 
     program: Program
     layers: tuple[LayerLine, ...] = ()
     warnings: tuple[str, ...] = ()
-    packed: Packed = NOTHING_PACKED

@@ -359,7 +359,7 @@ class _Run:
         """Measure what a step made, and put it down for the report."""
         for warning in changed.warnings:
             self.found.warn(warning)
-        self.found.packed = changed.packed
+        self.found.packed = changed.program.packed
         self.found.planned = self.counted(changed.program)
         stage = STAGES[type(step)]
         found = self.measured(

@@ -68,7 +68,7 @@ def test_eight_bits_change_outputs_little(name: str, asked: str):
     held = tensors(before)
     changed = quantize(before, config(**ASKED[asked]), rows, SETTING)
     assert distance(changed.program, before, rows) < 2e-3
-    assert changed.program.packed == changed.packed
+    assert changed.program.packed.weights
     assert changed.program.input_sizes == before.input_sizes
     # The step leaves what it was given alone.
     assert all(torch.equal(held[key], each) for key, each in tensors(before).items())
@@ -80,9 +80,13 @@ def test_what_it_says_of_itself_is_found_in_the_graph(name: str):
     for activations in ("static", "dynamic"):
         changed = quantize(make(), config(activations=activations), make_rows(), SETTING)
         found = list(rounded_activations(changed.program))
-        assert len(found) == len(changed.packed.static) + len(changed.packed.dynamic) > 0
+        assert (
+            len(found)
+            == len(changed.program.packed.static) + len(changed.program.packed.dynamic)
+            > 0
+        )
         assert all(each.is_dynamic == (activations == "dynamic") for each in found)
-        for about in changed.packed.weights:
+        for about in changed.program.packed.weights:
             assert changed.program.shape(made_at(changed.program, about)) == about.shape
             assert read_back(changed.program, about).weight.shape == about.shape
 
@@ -182,7 +186,7 @@ def test_each_weight_is_told_once(rounding: str):
     told: list[tuple[int, int]] = []
     setting = Setting(seed=0, on_progress=lambda done, total: told.append((done, total)))
     asked = config(rounding=rounding)
-    weights = quantize(sequence(), asked, tokens(), setting).packed.weights
+    weights = quantize(sequence(), asked, tokens(), setting).program.packed.weights
     assert told == [(done, len(weights)) for done in range(1, len(weights) + 1)]
 
 
@@ -199,7 +203,7 @@ def test_a_tied_weight_is_stored_once():
 
     net = Program.from_exported(export(Tied().eval(), torch.randint(11, (2, 5))))
     changed = quantize(net, config(), tokens(), SETTING)
-    [about] = changed.packed.weights
+    [about] = changed.program.packed.weights
     assert set(about.names) == {"table.weight", "head.weight"}
     assert sum("codes" in name for name in changed.program.module.state_dict()) == 1
 
@@ -213,7 +217,7 @@ def test_zeros_that_were_made_on_purpose_stay_zero(rounding: str):
     for weights in ("int8", "int4", "ternary", "codebook"):
         asked = config(weights=weights, codebook_size=4, rounding=rounding)
         changed = quantize(net, asked, normal(6), setting)
-        [about] = [each for each in changed.packed.weights if each.name == "2.weight"]
+        [about] = [each for each in changed.program.packed.weights if each.name == "2.weight"]
         assert bool((read_back(changed.program, about).weight[:, ::2] == 0).all())
 
 

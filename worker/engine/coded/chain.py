@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from worker.engine.coded.bits import packed_bits, unpacked_bits
 from worker.engine.coded.grid import Grid
+from worker.engine.draft import Draft
 from worker.engine.packed import PackedWeight
 from worker.engine.program import Program, attribute
 
@@ -39,13 +40,18 @@ class Coded:
         assert self.grid.scale is not None
         return self.grid.scale
 
+    @property
+    def numbers(self) -> Tensor:
+        """Codes as the whole numbers that they are: around zero as int8 where that is stored."""
+        if not self.about.is_signed:
+            return self.codes
+        return (self.codes.int() - self.about.middle).to(torch.int8)
+
     def buffers(self) -> dict[str, Tensor]:
         """What is stored, by name."""
         about, grid = self.about, self.grid
-        codes = self.codes
-        if about.is_signed:
-            codes = (codes.int() - about.middle).to(torch.int8)
-        elif about.bits < 8:
+        codes = self.numbers
+        if about.bits < 8:
             codes = packed_bits(codes.cpu(), about.bits).to(codes.device)
         found = {about.codes: codes.contiguous()}
         if grid.levels is not None:
@@ -73,10 +79,14 @@ def matrix_in_sets(matrix: Tensor, about: PackedWeight, *, filling: float = floa
 
 def placed(sets: Tensor, about: PackedWeight) -> Tensor:
     """The other way: ``(sets, n)`` in the weight's own shape and dtype."""
+    return shaped(sets, about).to(getattr(torch, about.dtype))
+
+
+def shaped(sets: Tensor, about: PackedWeight) -> Tensor:
+    """``(sets, n)`` of any dtype in the weight's own shape."""
     outputs_first = about.outputs_first
     matrix = sets.reshape(outputs_first[0], -1)[:, : prod(outputs_first[1:])]
-    weight = matrix.reshape(outputs_first).movedim(0, about.axis).contiguous()
-    return weight.to(getattr(torch, about.dtype))
+    return matrix.reshape(outputs_first).movedim(0, about.axis).contiguous()
 
 
 def with_codes(program: Program, weights: Mapping[str, Coded]) -> Program:
@@ -89,58 +99,49 @@ def with_codes(program: Program, weights: Mapping[str, Coded]) -> Program:
     Raises:
         ExportError: The result does not export.
     """
-    graph = program.copied_graph()
-    module = program.module_with(graph)
+    draft = Draft(program)
     names = {name: each for each in weights.values() for name in each.about.names}
     made: dict[str, Node] = {}
-    for node in list(module.graph.find_nodes(op="get_attr")):
+    for node in list(draft.graph.find_nodes(op="get_attr")):
         found = names.get(str(node.target))
         if found is None:
             continue
         first = found.about.name
         if first not in made:
-            _hold(module, found)
-            with module.graph.inserting_before(node):
-                made[first] = _chain(module.graph, found.about)
+            with draft.graph.inserting_before(node):
+                made[first] = _chain(draft, found)
         node.replace_all_uses_with(made[first])
-        module.graph.erase_node(node)
     for name in names:
-        owner, _, leaf = name.rpartition(".")
-        delattr(module.get_submodule(owner), leaf)
-    module.recompile()
-    return Program.from_exported(program.with_module(module).export())
+        draft.drop(name)
+    return draft.exported()
 
 
-def _hold(module: GraphModule, weight: Coded) -> None:
-    for name, tensor in weight.buffers().items():
-        owner, _, leaf = name.rpartition(".")
-        holder = module.get_submodule(owner)
-        holder.register_buffer(leaf, tensor)
-
-
-def _chain(graph: Graph, about: PackedWeight) -> Node:
-    """Calls that make the weight of what is stored."""
-    codes = graph.get_attr(about.codes)
+def _chain(draft: Draft, weight: Coded) -> Node:
+    """What is stored, and calls that make the weight of it."""
+    about, graph = weight.about, draft.graph
+    held = {name: draft.add(name, tensor) for name, tensor in weight.buffers().items()}
+    codes = held[about.codes]
     if about.bits < 8:
         flat = unpacked_bits(graph, codes, bits=about.bits, count=prod(about.sets))
         codes = graph.call_function(aten.view.default, (flat, list(about.sets)))
-    return made_of(graph, codes, about)
+    return made_of(graph, codes, about, held[about.scale], held.get(about.zero_point))
 
 
-def made_of(graph: Graph, codes: Node, about: PackedWeight) -> Node:
+def made_of(
+    graph: Graph, codes: Node, about: PackedWeight, scale: Node, zero_point: Node | None
+) -> Node:
     """Calls that make the weight of codes: ``(sets, n)``, one in each element.
 
     How many calls follow the one with the scale is what `_placing` says: so they are found again.
     """
     call = graph.call_function
-    scale = graph.get_attr(about.scale)
     if about.format == "codebook":
         places = call(aten.to.dtype, (codes, torch.int64))
         found = call(aten.gather.default, (scale, 1, places))
     else:
         found = call(aten.to.dtype, (codes, torch.float32))
-        if about.has_zero_point:
-            zero = call(aten.to.dtype, (graph.get_attr(about.zero_point), torch.float32))
+        if zero_point is not None:
+            zero = call(aten.to.dtype, (zero_point, torch.float32))
             found = call(aten.sub.Tensor, (found, zero))
         elif not about.is_signed:
             found = call(aten.sub.Scalar, (found, float(about.middle)))

@@ -8,10 +8,10 @@ from torch.fx import Node
 
 from worker.engine.arguments import argument, written_by
 from worker.engine.criteria.columns import is_convolution
+from worker.engine.draft import Draft
 from worker.engine.graph.weights import WeightCall
 from worker.engine.program import Program, tensor_value
 from worker.engine.quantize.calibrate import HIGHEST, LOWEST, Range
-from worker.engine.quantize.draft import Draft
 from worker.engine.quantize.points import Point, input_name
 from worker.engine.quantize.writes import Writes, is_seen_once
 

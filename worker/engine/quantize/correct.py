@@ -11,10 +11,10 @@ from worker.engine.arguments import argument
 from worker.engine.config import QuantizeConfig
 from worker.engine.criteria.columns import is_convolution
 from worker.engine.data import Rows, equal_batches
+from worker.engine.draft import Draft
 from worker.engine.errors import NotFiniteError
 from worker.engine.graph.weights import WeightCall
 from worker.engine.program import Program
-from worker.engine.quantize.draft import Draft
 from worker.engine.quantize.sample import sampled
 from worker.engine.recovery.lockstep import Lockstep
 from worker.engine.recovery.reconstruct import rows_held

@@ -9,9 +9,9 @@ from torch.fx import Node
 
 from worker.engine.arguments import argument
 from worker.engine.criteria.columns import groups_of, is_convolution
+from worker.engine.draft import Draft
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.program import Program
-from worker.engine.quantize.draft import Draft
 
 aten = torch.ops.aten
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from worker.engine.arguments import argument, set_argument
+from worker.engine.draft import Draft, free_name
 from worker.engine.graph.rules.convolution import FORWARD, TRANSPOSED
 from worker.engine.program import Program, attribute, tensor_value
-from worker.engine.quantize.draft import Draft, free_name
 
 aten = torch.ops.aten
 

@@ -9,6 +9,7 @@ from torch.nn import Module, Parameter
 
 from worker.engine.coded.chain import Coded, in_sets, made_at, placed, read_back
 from worker.engine.coded.rounding import rounded_activations
+from worker.engine.draft import Draft
 from worker.engine.packed import NOTHING_PACKED
 from worker.engine.program import Program, set_attribute
 
@@ -50,9 +51,8 @@ def learner(program: Program) -> Program:
         program: With codes; it is not changed. All other tensors are copies, too.
     """
     program = program.copy()
-    graph = program.copied_graph()
-    module = program.module_with(graph)
-    copies = dict(zip(program.graph.nodes, graph.nodes, strict=True))
+    draft = Draft(program)
+    module, copies = draft.module, draft.copies
     for number, about in enumerate(program.packed.weights):
         weight = read_back(program, about)
         _hold(module, weight)
@@ -68,7 +68,7 @@ def learner(program: Program) -> Program:
         _pass_gradients(module, copies[each.result], copies[each.source])
     module.graph.eliminate_dead_code()
     module.recompile()
-    return replace(program.with_module(module), packed=NOTHING_PACKED)
+    return replace(draft.program_as_is(), packed=NOTHING_PACKED)
 
 
 def _hold(module: GraphModule, weight: Coded) -> None:

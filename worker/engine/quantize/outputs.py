@@ -1,49 +1,21 @@
 """How far layers' outputs are from what they were, on calibration rows."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
-from worker.engine.batch import computing_with_data
+from worker.engine.batch import Batch
 from worker.engine.data import Rows
 from worker.engine.graph.weights import weight_calls
 from worker.engine.program import Program
+from worker.engine.quantize.sample import look
 
 _ROWS = 64
 _BATCH = 16
 _TINY = 1e-30
-
-
-class Outputs(Interpreter):
-    """Runs a program, and keeps what some of its nodes give."""
-
-    def __init__(self, program: Program, nodes: Iterable[Node]) -> None:
-        super().__init__(program.module)
-        self.extra_traceback = False  # It would be appended to messages that users read.
-        self._program = program
-        self._wanted = set(nodes)
-        self.kept: dict[Node, Any] = {}
-
-    @torch.no_grad()
-    def watch(self, inputs: Sequence[Any]) -> dict[Node, Any]:
-        """What the nodes give on flat inputs."""
-        self.kept = {}
-        with self._program.unwritten(self._program.as_taken(inputs)) as own:
-            super().run(*own)
-        return self.kept
-
-    def run_node(self, n: Node) -> Any:
-        with computing_with_data():
-            found = super().run_node(n)
-        if n in self._wanted:
-            # A copy: what follows may write into it.
-            self.kept[n] = found.clone() if isinstance(found, Tensor) else found
-        return found
 
 
 def output_errors(
@@ -63,16 +35,26 @@ def output_errors(
     theirs = {call.parameter: call.node for call in weight_calls(reference)}
     ours = {call.parameter: call.node for call in weight_calls(program)}
     names = [name for name in theirs if name in ours]
-    expected = Outputs(reference, [theirs[name] for name in names])
-    found = Outputs(program, [ours[name] for name in names])
     squares = dict.fromkeys(names, 0.0)
     totals = dict.fromkeys(names, 0.0)
     order = np.random.default_rng(seed).permutation(len(rows))[:_ROWS]
     for batch in rows.batches(program, _BATCH, order=order):
-        before, after = expected.watch(batch.inputs), found.watch(batch.inputs)
+        before = _given(reference, [theirs[name] for name in names], batch)
+        after = _given(program, [ours[name] for name in names], batch)
         for name in names:
             was = before[theirs[name]].double()
             squares[name] += float((after[ours[name]].double() - was).square().sum())
             totals[name] += float(was.square().sum())
     errors = {name: (squares[name] / max(totals[name], _TINY)) ** 0.5 for name in names}
     return {name: error for name, error in errors.items() if math.isfinite(error)}
+
+
+def _given(program: Program, nodes: Collection[Node], batch: Batch) -> dict[Node, Tensor]:
+    """What nodes give on a batch."""
+    found: dict[Node, Tensor] = {}
+
+    def show(node: Node, value: Tensor) -> None:
+        found[node] = value.clone()  # What follows may write into it.
+
+    look(program, nodes, iter([batch]), show)
+    return found

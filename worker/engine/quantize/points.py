@@ -9,10 +9,10 @@ from torch.fx import Node
 
 from worker.engine.arguments import argument, constants
 from worker.engine.criteria.columns import is_convolution
+from worker.engine.draft import free_name
 from worker.engine.graph.blocks import ADDITIONS
 from worker.engine.graph.weights import WeightCall
 from worker.engine.program import Program, attribute, module_path, tensor_value
-from worker.engine.quantize.draft import free_name
 from worker.engine.quantize.writes import Writes
 from worker.engine.recovery.layers import PASSES
 

@@ -85,7 +85,6 @@ class _Quantization:
             program=replace(with_codes(dense, weights), packed=packed),
             layers=(*(_line(each, weights[each.name], errors) for each in targets), *self.kept),
             warnings=tuple(self.warnings),
-            packed=packed,
         )
 
     @property

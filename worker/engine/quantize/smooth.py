@@ -11,10 +11,10 @@ from worker.engine.arguments import argument
 from worker.engine.config import QuantizeConfig
 from worker.engine.criteria.columns import is_convolution
 from worker.engine.data import Rows
+from worker.engine.draft import Draft
 from worker.engine.errors import NotFiniteError
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.program import Program, tensor_value
-from worker.engine.quantize.draft import Draft
 from worker.engine.quantize.sample import look, sampled
 from worker.engine.recovery.setting import Setting
 

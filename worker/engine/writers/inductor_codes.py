@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 import torch.ao.quantization.fx._decomposed  # It registers the operators.
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Node
 
-from worker.engine.coded.chain import Coded, made_at, read_back
+from worker.engine.coded.chain import Coded, made_at, read_back, shaped
 from worker.engine.coded.rounding import Rounded, rounded_activations
+from worker.engine.draft import Draft, free_name
 from worker.engine.graph.weights import weight_calls
 from worker.engine.packed import NOTHING_PACKED
 from worker.engine.program import Program
@@ -27,54 +28,47 @@ _SHIFT = 128
 
 def decomposed(program: Program) -> Program:
     """Put pairs of quantize and dequantize in the place of rounded activations and int8 weights."""
-    graph = program.copied_graph()
-    module = program.module_with(graph)
-    copies = dict(zip(program.graph.nodes, module.graph.nodes, strict=True))
+    draft = Draft(program)
     rounded = {each.result: each for each in rounded_activations(program) if not each.is_dynamic}
     made = {made_at(program, about): about for about in program.packed.weights}
-    for call in weight_calls(program, {node: each.name for node, each in made.items()}):
-        place, about = next(item for item in made.items() if item[1].name == call.parameter)
-        if call.source in rounded and about.is_signed:
-            found = _dequantized(module, read_back(program, about), copies[place])
-            copies[call.node].replace_input_with(copies[place], found)
+    places = {about.name: node for node, about in made.items()}
+    for call in weight_calls(program, {node: about.name for node, about in made.items()}):
+        place = places[call.parameter]
+        if call.source in rounded and made[place].is_signed:
+            weight = read_back(program, made[place])
+            found = _dequantized(draft, weight, draft.copies[place])
+            draft.copies[call.node].replace_input_with(draft.copies[place], found)
     for each in rounded.values():
-        _round(module.graph, each, copies[each.source], copies[each.result])
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return replace(program.with_module(module), packed=NOTHING_PACKED)
+        _round(draft, each)
+    draft.graph.eliminate_dead_code()
+    draft.module.recompile()
+    return replace(draft.program_as_is(), packed=NOTHING_PACKED)
 
 
-def _round(graph: Graph, each: Rounded, source: Node, result: Node) -> None:
+def _round(draft: Draft, each: Rounded) -> None:
     assert each.zero_point is not None
+    call, result = draft.graph.call_function, draft.copies[each.result]
     about = (each.scale, each.zero_point + _SHIFT, 0, 255, torch.uint8)
-    with graph.inserting_before(result):
-        codes = graph.call_function(_operators.quantize_per_tensor.default, (source, *about))
-        found = graph.call_function(_operators.dequantize_per_tensor.default, (codes, *about))
+    with draft.graph.inserting_before(result):
+        source = draft.copies[each.source]
+        codes = call(_operators.quantize_per_tensor.default, (source, *about))
+        found = call(_operators.dequantize_per_tensor.default, (codes, *about))
     result.replace_all_uses_with(found)
 
 
-def _dequantized(module: GraphModule, weight: Coded, place: Node) -> Node:
-    about = weight.about
-    signed = weight.codes.int().sub(about.middle).to(torch.int8)
-    codes = signed.view(about.outputs_first).movedim(0, about.axis).contiguous()
+def _dequantized(draft: Draft, weight: Coded, place: Node) -> Node:
+    about, call = weight.about, draft.graph.call_function
     scale = weight.scale.flatten()
-    graph = module.graph
-    with graph.inserting_before(place):
-        held = _put(module, f"{about.name}_int8", codes)
+    with draft.graph.inserting_before(place):
+        held = _put(draft, f"{about.name}_int8", shaped(weight.numbers, about))
         if about.granularity == "per_tensor":
             one = (held, float(scale[0]), 0, -128, 127, torch.int8)
-            return graph.call_function(_operators.dequantize_per_tensor.default, one)
-        scales = _put(module, f"{about.name}_scales", scale)
-        zeros = _put(module, f"{about.name}_zeros", torch.zeros(len(scale), dtype=torch.int64))
+            return call(_operators.dequantize_per_tensor.default, one)
+        scales = _put(draft, f"{about.name}_scales", scale)
+        zeros = _put(draft, f"{about.name}_zeros", torch.zeros(len(scale), dtype=torch.int64))
         each = (held, scales, zeros, about.axis, -128, 127, torch.int8)
-        return graph.call_function(_operators.dequantize_per_channel.default, each)
+        return call(_operators.dequantize_per_channel.default, each)
 
 
-def _put(module: GraphModule, name: str, tensor: Tensor) -> Node:
-    owner, _, leaf = name.rpartition(".")
-    holder = module.get_submodule(owner)
-    number = 0
-    while hasattr(holder, fresh := f"{leaf}_{number}"):
-        number += 1
-    holder.register_buffer(fresh, tensor)
-    return module.graph.get_attr(f"{owner}.{fresh}" if owner else fresh)
+def _put(draft: Draft, name: str, tensor: Tensor) -> Node:
+    return draft.add(free_name(draft.module, name), tensor)

@@ -21,12 +21,13 @@ import onnx_ir
 import torch
 from onnx_ir import DataType
 from torch import Tensor
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from worker.engine.arguments import argument
 from worker.engine.coded.bits import packed_bits
-from worker.engine.coded.chain import Coded, made_at, made_of, read_back
+from worker.engine.coded.chain import Coded, made_at, made_of, read_back, shaped
 from worker.engine.coded.rounding import Rounded, rounded_activations
+from worker.engine.draft import Draft, free_name
 from worker.engine.graph.weights import WeightCall, bias_of, weight_calls
 from worker.engine.packed import NOTHING_PACKED
 from worker.engine.program import Program, attribute
@@ -114,9 +115,8 @@ class _Lowering:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._found = Lowered(program)
-        self._module = program.module_with(program.copied_graph())
-        nodes = zip(program.graph.nodes, self._module.graph.nodes, strict=True)
-        self._copies: dict[Node, Node] = dict(nodes)
+        self._draft = Draft(program)
+        self._graph, self._copies = self._draft.graph, self._draft.copies
         self._rounded = {each.result: each for each in rounded_activations(program)}
         weights = program.packed.weights
         self._made = {made_at(program, about): about for about in weights}
@@ -124,19 +124,14 @@ class _Lowering:
         for call in weight_calls(program, {made: each.name for made, each in self._made.items()}):
             self._calls.setdefault(call.parameter, []).append(call)
 
-    @property
-    def _graph(self) -> Graph:
-        return self._module.graph
-
     def done(self) -> Lowered:
         for made, about in self._made.items():
             self._lower_weight(read_back(self._program, about), self._copies[made])
         for each in self._rounded.values():
             self._lower_rounded(each)
         self._graph.eliminate_dead_code()
-        self._module.recompile()
-        changed = self._program.with_module(self._module)
-        self._found.program = replace(changed, packed=NOTHING_PACKED)
+        self._draft.module.recompile()
+        self._found.program = replace(self._draft.program_as_is(), packed=NOTHING_PACKED)
         return self._found
 
     def _lower_rounded(self, each: Rounded) -> None:
@@ -186,7 +181,9 @@ class _Lowering:
         elif place.users:
             with self._graph.inserting_before(place):
                 codes = self._put(about.codes, weight.codes, bits=about.bits)
-                found = made_of(self._graph, codes, about)
+                scale = self._graph.get_attr(about.scale)
+                zero = self._graph.get_attr(about.zero_point) if about.has_zero_point else None
+                found = made_of(self._graph, codes, about, scale, zero)
             place.replace_all_uses_with(found)
 
     def _rounded_behind(self, node: Node) -> Rounded | None:
@@ -199,8 +196,7 @@ class _Lowering:
 
     def _lower_convolution(self, weight: Coded, call: WeightCall, place: Node) -> None:
         about = weight.about
-        signed = weight.codes.int().sub(about.middle).to(torch.int8)
-        codes = signed.view(about.outputs_first).movedim(0, about.axis)
+        codes = shaped(weight.numbers, about)
         scale = weight.scale.flatten()
         if about.granularity == "per_tensor":
             scale = scale[0]
@@ -276,11 +272,8 @@ class _Lowering:
     def _blocks(self, weight: Coded) -> tuple[Node, Node, Node | None, int]:
         about = weight.about
         outputs = about.shape[about.axis]
-        codes = weight.codes
-        if about.is_signed:
-            codes = codes.int().sub(about.middle).to(torch.int8)
         bits = about.bits
-        matrix = self._put(about.codes, codes.reshape(outputs, -1).T, bits=bits)
+        matrix = self._put(about.codes, weight.numbers.reshape(outputs, -1).T, bits=bits)
 
         def of_sets(tensor: Tensor) -> Tensor:
             if about.granularity == "per_tensor":
@@ -297,15 +290,9 @@ class _Lowering:
 
     def _put(self, name: str, tensor: Tensor, *, bits: int = 8) -> Node:
         """A buffer of the lowered program alone."""
-        owner, _, leaf = name.rpartition(".")
-        holder = self._module.get_submodule(owner)
-        number = 0
-        while hasattr(holder, fresh := f"{leaf}_{number}"):
-            number += 1
-        holder.register_buffer(fresh, tensor.contiguous())
-        full = f"{owner}.{fresh}" if owner else fresh
-        self._found.bits[full] = bits
-        return self._graph.get_attr(full)
+        free = free_name(self._draft.module, f"{name}_0")
+        self._found.bits[free] = bits
+        return self._draft.add(free, tensor.contiguous())
 
 
 def _pads_zeros(node: Node) -> bool:
