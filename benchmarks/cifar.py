@@ -1,7 +1,9 @@
 """ResNet-20 for CIFAR-10 (He et al. 2016, section 4.2, n = 3), its weights and its images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,16 @@ from torch.nn import functional
 
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
+
+TUNING: Mapping[str, Any] = {
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "weight_decay": 5e-4,
+    "batch_size": 128,
+    "augment": ("flip", "crop"),
+    "keep": "last",
+}
+"""How the network is trained on, whatever was done to it."""
 
 
 class Block(nn.Module):

@@ -110,15 +110,7 @@ class Bench:
         )
 
     def _tuned(self, program: Program) -> float:
-        config = FinetuneConfig(
-            epochs=self.epochs,
-            optimizer="sgd",
-            learning_rate=0.01,
-            weight_decay=5e-4,
-            batch_size=128,
-            augment=("flip", "crop"),
-            keep="last",
-        )
+        config = FinetuneConfig(epochs=self.epochs, **cifar.TUNING)
         program = program.copy()
         finetune(program, config, self.train, Setting(seed=self.seed))
         return self.measured(program)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benchmarks import served
+from benchmarks import cifar, served
 from benchmarks.quantized import SETTING, Bench, Subject, table
 from worker.engine.config import DistillConfig, PruneConfig, ReconstructConfig
 from worker.engine.graph.counts import count
@@ -17,15 +17,7 @@ from worker.engine.recovery.remaining import Remaining
 _INSIDE = ("conv1.weight",)
 """Excluded, so that channels go inside of blocks alone: all others are those of the stem."""
 
-_DISTILL = DistillConfig(
-    epochs=2,
-    optimizer="sgd",
-    learning_rate=0.01,
-    weight_decay=5e-4,
-    batch_size=128,
-    augment=("flip", "crop"),
-    keep="last",
-)
+_DISTILL = DistillConfig(epochs=2, **cifar.TUNING)
 
 
 def lines(bench: Bench) -> list[str]:

@@ -195,15 +195,7 @@ class Bench:
         """Accuracy after fine-tuning, the same for both sides; at one half, inside of blocks."""
         if not self.epochs or amount != 0.5 or where != "inside":
             return None
-        config = FinetuneConfig(
-            epochs=self.epochs,
-            optimizer="sgd",
-            learning_rate=0.01,
-            weight_decay=5e-4,
-            batch_size=128,
-            augment=("flip", "crop"),
-            keep="last",
-        )
+        config = FinetuneConfig(epochs=self.epochs, **cifar.TUNING)
         program = program.copy()
         finetune(program, config, self.train, Setting(seed=self.seed))
         return self.measured(program)

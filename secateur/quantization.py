@@ -192,6 +192,12 @@ class QuantizeStep(Input):
         return QuantGranularity.PER_CHANNEL
 
     @property
+    def symmetric_used(self) -> bool:
+        """What is given, or else what is usual for the weights."""
+        is_usual = self.weights not in (WeightFormat.INT4, WeightFormat.INT2)
+        return is_usual if self.symmetric is None else self.symmetric
+
+    @property
     def needs_data(self) -> bool:
         """Whether it reads training inputs."""
         return (

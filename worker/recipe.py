@@ -12,7 +12,7 @@ from secateur.objective import Objective
 from secateur.outputs import OutputFormat
 from secateur.precision import CastStep
 from secateur.pruning import PruneStep
-from secateur.quantization import QuantizeStep, WeightFormat
+from secateur.quantization import QuantizeStep
 from secateur.recovery import (
     DistillStep,
     FinetuneStep,
@@ -133,47 +133,18 @@ _RECOVERIES: Mapping[type[Any], Callable[[Any], RecoveryConfig]] = {
 
 
 def _factorize(step: FactorizeStep) -> FactorizeConfig:
-    return FactorizeConfig(
-        method=step.method.value,
-        **step.rank.given,
-        exclude=step.exclude,
-        sample_count=step.sample_count,
-        batch_size=step.batch_size,
-    )
+    said = step.model_dump(exclude={"step", "rank"})
+    return FactorizeConfig(**_plain({**said, **step.rank.given}))
 
 
 def _quantize(step: QuantizeStep) -> QuantizeConfig:
-    default = QuantizeConfig()
-    of_middle = step.weights not in (WeightFormat.INT4, WeightFormat.INT2)
-    return QuantizeConfig(
-        weights=step.weights.value,
-        codebook_size=step.codebook_size or default.codebook_size,
-        granularity=step.granularity_used.value,
-        group_size=step.group_size or default.group_size,
-        symmetric=of_middle if step.symmetric is None else step.symmetric,
-        clipping=step.clipping,
-        rounding=step.rounding,
-        activations=step.activations.value,
-        calibration=step.calibration.value,
-        percentile=step.percentile,
-        sample_count=step.sample_count,
-        batch_size=step.batch_size,
-        bias_correction=step.bias_correction,
-        equalize=step.equalize,
-        smooth=step.smooth,
-        keep_float=step.keep_float,
-        float_layers=step.float_layers,
-    )
+    said = step.model_dump(exclude={"step"}, exclude_none=True)
+    used = {"granularity": step.granularity_used, "symmetric": step.symmetric_used}
+    return QuantizeConfig(**_plain({**said, **used}))
 
 
 def _cast(step: CastStep) -> CastConfig:
-    return CastConfig(
-        dtype=step.dtype.value,
-        keep_float=step.keep_float,
-        cast_inputs=step.cast_inputs,
-        sample_count=step.sample_count,
-        batch_size=step.batch_size,
-    )
+    return CastConfig(**_plain(step.model_dump(exclude={"step"})))
 
 
 BUILDERS: Mapping[type[Step], Callable[[Any], StepConfig]] = {

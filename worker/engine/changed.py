@@ -3,10 +3,25 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from worker.engine.program import Program
 
 KEPT = "kept"
 """What a layer became that stays as it was."""
+
+
+def relative_change(found: Tensor, expected: Tensor) -> float | None:
+    """Root of the mean square of a tensor's change, over that of the tensor.
+
+    0 where the tensor is nothing but zeros, or empty; None where it holds what is no number.
+    """
+    if not bool(expected.isfinite().all()):
+        return None
+    scale = float(expected.double().square().mean().sqrt()) if expected.numel() else 0.0
+    if not scale:
+        return 0.0
+    return float((found.double() - expected.double()).square().mean().sqrt()) / scale
 
 
 @dataclass(frozen=True)

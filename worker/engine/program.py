@@ -245,6 +245,16 @@ class Program:
             ) from error
 
 
+def named_parameters(program: Program) -> list[tuple[tuple[str, ...], torch.nn.Parameter]]:
+    """Every parameter once, with all of its names: a tied one has several."""
+    names: dict[int, list[str]] = {}
+    found: dict[int, torch.nn.Parameter] = {}
+    for name, parameter in program.module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+        found[id(parameter)] = parameter
+    return [(tuple(names[key]), found[key]) for key in names]
+
+
 def tensor_value(node: Node) -> Tensor | None:
     """The fake tensor that a node makes, or None for sizes, tuples and nothing."""
     value = node.meta.get("val")

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
+from worker.engine.coded.bits import packed_bits
 from worker.engine.packed import NOTHING_PACKED, Packed
 from worker.engine.program import Program
 
@@ -79,7 +80,7 @@ def save_sparse(program: Program, path: Path) -> None:
     for name, tensor in program.module.state_dict().items():
         dense = _plain(tensor)
         present = _present(dense)
-        values, bits = dense[present], _packed(present.flatten())
+        values, bits = dense[present], packed_bits(present.to(torch.uint8), 1)
         if values.nbytes + bits.nbytes < dense.nbytes:
             tensors[f"{name}:bits"], tensors[f"{name}:values"] = bits, values
             shapes[name] = json.dumps(list(dense.shape))
@@ -110,14 +111,6 @@ def _present(tensor: Tensor) -> Tensor:
         # As whole numbers: torch tells no signs of float8.
         tensor = tensor.view(_WHOLE[tensor.element_size()])
     return tensor != 0
-
-
-def _packed(flags: Tensor) -> Tensor:
-    """Eight flags in a byte, the first in its lowest bit; the last byte is filled with zeros."""
-    padded = torch.zeros(-(-len(flags) // 8) * 8, dtype=torch.uint8)
-    padded[: len(flags)] = flags
-    powers = 2 ** torch.arange(8, dtype=torch.uint8)
-    return (padded.view(-1, 8) * powers).sum(1, dtype=torch.uint8)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.fx import Node
 from torch.nn import functional
 
@@ -13,7 +13,6 @@ from worker.engine.criteria.subject import Subject
 from worker.engine.graph.weights import WeightCall, weight_calls
 from worker.engine.program import Program, attribute
 
-# Positions of a convolution are many and alike; this many rows more than unknowns will do.
 _ROWS = 2**15
 
 
@@ -124,11 +123,19 @@ class _WatchColumns(Watcher):
             return
         call = self._calls[node]
         columns = columns_of(call, self.env[call.source], self.program)
-        most = -(-(_ROWS + 2 * columns.shape[1]) // self._share)
-        if len(columns) > most:
-            picked = torch.randperm(len(columns), generator=self._generator)[:most]
-            columns = columns[picked.to(columns.device)]
-        self._add(node, columns.float())
+        self._add(node, share_of(columns, self._share, self._generator).float())
+
+
+def share_of(columns: Tensor, batches: int, generator: Generator) -> Tensor:
+    """Some rows of ``(rows, n)`` where they are many: of so many batches in all enough.
+
+    Positions of a convolution are many and alike; this many rows more than unknowns will do.
+    """
+    most = -(-(_ROWS + 2 * columns.shape[1]) // batches)
+    if len(columns) <= most:
+        return columns
+    picked = torch.randperm(len(columns), generator=generator)[:most]
+    return columns[picked.to(columns.device)]
 
 
 def columns_of(call: WeightCall, source: Tensor, program: Program) -> Tensor:

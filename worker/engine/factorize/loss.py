@@ -6,6 +6,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from worker.engine.changed import relative_change
 from worker.engine.factorize.layers import Layer
 from worker.engine.factorize.moments import Moments, View
 from worker.engine.factorize.parts import Part, product
@@ -15,8 +16,9 @@ from worker.engine.program import attribute
 
 def weight_error(layer: Layer, parts: Sequence[Part]) -> float:
     """Root of the mean square of the weight's change, over that of the weight."""
-    weight = layer.weight
-    return float((weight - product(parts)).norm() / weight.norm())
+    found = relative_change(product(parts), layer.weight)
+    assert found is not None, "a weight with NaN or infinity is not taken apart"
+    return found
 
 
 def free_offset(layer: Layer, parts: Sequence[Part], moments: Moments | None) -> Tensor | None:

@@ -10,15 +10,13 @@ from torch.fx import Node
 
 from worker.engine.config import FactorizeConfig
 from worker.engine.criteria.activations import Watcher, check_activations
-from worker.engine.criteria.columns import columns_of
+from worker.engine.criteria.columns import columns_of, share_of
 from worker.engine.criteria.subject import Subject
 from worker.engine.factorize.layers import LARGEST, Layer
 
 MEMORY_BYTES = 2**30
 """What all moments that are held at once may take; layers beyond wait for another pass."""
 
-# Positions of a convolution are many and alike; this many rows more than unknowns will do.
-_ROWS = 2**15
 # Of the mean square. Directions that no row has shown still count a little.
 _DAMPING = 1e-3
 # Squares of smaller numbers come near the end of single precision.
@@ -183,11 +181,7 @@ class _Watch(Watcher):
             columns = source.movedim(layer.call.source_dim, -1).flatten(0, -2)
         else:
             columns = columns_of(layer.call, source, self.program)
-        most = -(-(_ROWS + 2 * columns.shape[1]) // self._share)
-        if len(columns) > most:
-            picked = torch.randperm(len(columns), generator=self._generator)[:most]
-            columns = columns[picked.to(columns.device)]
-        columns = columns.float()
+        columns = share_of(columns, self._share, self._generator).float()
         lines = columns if view is not View.OUTPUTS else columns @ self._matrix(layer)
         # In single precision, which is several times faster, and summed in double.
         second, mean = (lines.T @ lines).double().cpu(), columns.double().sum(0).cpu()

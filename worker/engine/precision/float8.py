@@ -11,9 +11,7 @@ from worker.engine.graph.rules.convolution import TRANSPOSED
 from worker.engine.graph.weights import weight_calls
 from worker.engine.precision.choice import Choice, readers_of
 from worker.engine.precision.kinds import Kind, kind_of
-from worker.engine.program import Program
-
-aten = torch.ops.aten
+from worker.engine.program import Program, named_parameters
 
 FLOAT8 = torch.float8_e4m3fn
 
@@ -49,25 +47,21 @@ def scaled_weights(program: Program, choice: Choice) -> Mapping[str, Scaled]:
     Source: Micikevicius et al., "FP8 Formats for Deep Learning", 2022, section 3 (E4M3).
     """
     found: dict[str, Scaled] = {}
-    done: dict[int, Scaled] = {}
     dims = _output_dims(program)
     taken = {name for name, _ in program.module.named_buffers()}
-    for name, tensor in program.module.named_parameters(remove_duplicate=False):
+    for names, tensor in named_parameters(program):
         is_weight = tensor.dim() > 1 and tensor.numel() > 0
-        if name not in choice.stored or not is_weight or not bool(tensor.isfinite().all()):
+        stored = [name for name in names if name in choice.stored]
+        if not stored or not is_weight or not bool(tensor.isfinite().all()):
             continue
-        tied = [
-            n for n, t in program.module.named_parameters(remove_duplicate=False) if t is tensor
-        ]
-        readers = readers_of(program, tied)
+        readers = readers_of(program, names)
         if not readers or any(kind_of(each) is not Kind.PRODUCT for each in readers):
             continue
-        if id(tensor) not in done:
-            scale_name = f"{name}_scale"
-            while scale_name in taken:
-                scale_name += "_"
-            done[id(tensor)] = scaled(tensor.detach(), dims.get(name, 0), scale_name)
-        found[name] = done[id(tensor)]
+        scale_name = f"{stored[0]}_scale"
+        while scale_name in taken:
+            scale_name += "_"
+        made = scaled(tensor.detach(), dims.get(stored[0], 0), scale_name)
+        found.update(dict.fromkeys(stored, made))
     return found
 
 

@@ -1,16 +1,16 @@
 """What became of each weight, for the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from worker.engine.changed import KEPT, LayerLine
+from worker.engine.changed import KEPT, LayerLine, relative_change
 from worker.engine.precision.choice import Asked, Choice, readers_of
 from worker.engine.precision.float8 import Scaled
 from worker.engine.precision.kinds import Kind, kind_of
-from worker.engine.program import Program
+from worker.engine.program import Program, named_parameters
 
 
 def lines_of(
@@ -21,18 +21,15 @@ def lines_of(
     errors: Mapping[Node, float],
 ) -> Iterator[LayerLine]:
     """A line for each parameter with two dimensions or more, in the order of the module."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in program.module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    for own in names.values():
-        tensor = program.module.get_parameter(own[0]).detach()
+    for own, parameter in named_parameters(program):
+        tensor = parameter.detach()
         if tensor.dim() > 1 and tensor.is_floating_point():
             yield _line(program, own, tensor, asked, choice, scaled.get(own[0]), errors)
 
 
 def _line(
     program: Program,
-    names: list[str],
+    names: Sequence[str],
     tensor: Tensor,
     asked: Asked,
     choice: Choice,
@@ -56,13 +53,13 @@ def _line(
         became,
         tensor.nbytes,
         size_bytes,
-        weight_error=_relative(weight, tensor),
+        weight_error=relative_change(weight, tensor),
         output_error=output_error,
     )
 
 
 def _reason(
-    names: list[str], tensor: Tensor, readers: set[Node], asked: Asked, choice: Choice
+    names: Sequence[str], tensor: Tensor, readers: set[Node], asked: Asked, choice: Choice
 ) -> str:
     if tensor.dtype != torch.float32:
         return f"it is {_name(tensor.dtype)} already"
@@ -76,16 +73,6 @@ def _reason(
             kind = "it" if kind_of(reader) is Kind.WIDE else "which has to be exact, and"
             return f"read by {reader.target}; {kind} computes in float32"
     return "it holds numbers that the type does not, or is written in place"
-
-
-def _relative(found: Tensor, expected: Tensor) -> float | None:
-    """None where that is no number."""
-    if not bool(expected.isfinite().all()):
-        return None
-    scale = float(expected.double().square().mean().sqrt()) if expected.numel() else 0.0
-    if not scale:
-        return 0.0
-    return float((found.double() - expected.double()).square().mean().sqrt()) / scale
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -16,8 +16,6 @@ from worker.engine.precision.choice import largest_finite
 from worker.engine.precision.kinds import Kind, float32_in, floats_read, is_attention, kind_of
 from worker.engine.program import Program
 
-aten = torch.ops.aten
-
 _HEADROOM = 4.0
 """How much larger a number may be on other data than on what was looked at."""
 

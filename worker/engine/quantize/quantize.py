@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from worker.engine.changed import KEPT, Changed, LayerLine
+from worker.engine.changed import KEPT, Changed, LayerLine, relative_change
 from worker.engine.coded.chain import Coded, with_codes
 from worker.engine.config import QuantizeConfig
 from worker.engine.data import Rows
 from worker.engine.errors import NothingToChangeError
 from worker.engine.graph.weights import WeightCall
-from worker.engine.packed import Packed
+from worker.engine.packed import Packed, PackedWeight
 from worker.engine.program import Program
 from worker.engine.quantize.activations import with_dynamic, with_static
 from worker.engine.quantize.calibrate import calibrated
@@ -27,8 +27,6 @@ from worker.engine.quantize.sensitivity import most_sensitive
 from worker.engine.quantize.smooth import smoothed
 from worker.engine.quantize.targets import Target, targets_of
 from worker.engine.recovery.setting import Setting
-
-_TINY = 1e-30
 
 
 @torch.no_grad()
@@ -132,8 +130,7 @@ class _Quantization:
 
     def is_smaller(self, target: Target) -> bool:
         """Whether codes and scales take less room than the weight."""
-        scheme = self.scheme_of(target)
-        about = about_weight(target.names, target.weight, scheme, axis=target.axis)
+        about, scheme = self.planned(target)
         if about.size_bytes(scheme.entries) < target.weight.nbytes:
             return True
         shape = tuple(target.weight.shape)
@@ -196,19 +193,19 @@ class _Quantization:
         return {target.name: found[target.name] for target in targets}
 
     def stored(self, target: Target) -> Stored:
-        scheme = self.scheme_of(target)
-        about = about_weight(target.names, target.weight, scheme, axis=target.axis)
+        about, scheme = self.planned(target)
         return about, lambda sets: grid_of(sets, scheme)
 
     def nearest(self, target: Target) -> Coded:
-        scheme = self.scheme_of(target)
-        about = about_weight(target.names, target.weight, scheme, axis=target.axis)
+        about, scheme = self.planned(target)
         return coded(target.weight, about, scheme)
 
-    def scheme_of(self, target: Target) -> Scheme:
+    def planned(self, target: Target) -> tuple[PackedWeight, Scheme]:
+        """How a weight is to be stored."""
         scheme = Scheme.of(self.config)
-        is_sparse = any(name in self.setting.sparse for name in target.names)
-        return scheme.keeping_zero() if is_sparse else scheme
+        if any(name in self.setting.sparse for name in target.names):
+            scheme = scheme.keeping_zero()
+        return about_weight(target.names, target.weight, scheme, axis=target.axis), scheme
 
 
 def _holding(program: Program, weights: Mapping[str, Coded]) -> Program:
@@ -226,11 +223,6 @@ def _line(target: Target, weight: Coded, errors: Mapping[str, float]) -> LayerLi
         became=weight.about.described,
         bytes_before=target.weight.nbytes,
         bytes_after=after,
-        weight_error=_relative(weight.weight, target.weight),
+        weight_error=relative_change(weight.weight, target.weight),
         output_error=next((errors[name] for name in target.names if name in errors), None),
     )
-
-
-def _relative(found: Tensor, expected: Tensor) -> float:
-    difference = (found.double() - expected.double()).square().sum()
-    return float((difference / expected.double().square().sum().clamp(min=_TINY)).sqrt())

@@ -9,7 +9,7 @@ from worker.engine.batch import run_batch
 from worker.engine.config import QuantizeConfig
 from worker.engine.data import Rows
 from worker.engine.graph.weights import WeightCall
-from worker.engine.program import Program, attribute
+from worker.engine.program import Program, attribute, named_parameters
 from worker.engine.quantize.sample import sampled
 from worker.engine.recovery.setting import Setting
 
@@ -65,15 +65,13 @@ def most_sensitive(
     return [call for call in calls if id(attribute(program.module, call.parameter)) in held]
 
 
-def _names_of(program: Program, calls: Sequence[WeightCall]) -> dict[str, list[str]]:
-    """For the first name of each weight all names that it has."""
-    every: dict[int, list[str]] = {}
-    for name, parameter in program.module.named_parameters(remove_duplicate=False):
-        every.setdefault(id(parameter), []).append(name)
-    first: dict[int, str] = {}
+def _names_of(program: Program, calls: Sequence[WeightCall]) -> dict[str, tuple[str, ...]]:
+    """For the first name of each weight that calls read all names that it has."""
+    every = {name: names for names, _ in named_parameters(program) for name in names}
+    first: dict[tuple[str, ...], str] = {}
     for call in calls:
-        first.setdefault(id(attribute(program.module, call.parameter)), call.parameter)
-    return {name: every[each] for each, name in first.items()}
+        first.setdefault(every[call.parameter], call.parameter)
+    return {name: names for names, name in first.items()}
 
 
 def _change(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -8,14 +8,13 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.nn import Parameter
 
 from worker.engine.arguments import written_by
 from worker.engine.changed import KEPT, LayerLine
 from worker.engine.graph.counts import MACS
 from worker.engine.graph.rules.convolution import TRANSPOSED
 from worker.engine.graph.weights import WeightCall, weight_calls
-from worker.engine.program import Program
+from worker.engine.program import Program, named_parameters
 
 aten = torch.ops.aten
 
@@ -98,13 +97,11 @@ def targets_of(
 
 def _named(program: Program) -> list[tuple[tuple[str, ...], Tensor]]:
     """Parameters of two dimensions or more, each once, with all of their names."""
-    names: dict[int, list[str]] = {}
-    tensors: dict[int, Parameter] = {}
-    for name, parameter in program.module.named_parameters(remove_duplicate=False):
-        if parameter.dim() > 1 and parameter.is_floating_point() and parameter.numel():
-            names.setdefault(id(parameter), []).append(name)
-            tensors[id(parameter)] = parameter
-    return [(tuple(names[key]), tensors[key].detach()) for key in names]
+    return [
+        (names, parameter.detach())
+        for names, parameter in named_parameters(program)
+        if parameter.dim() > 1 and parameter.is_floating_point() and parameter.numel()
+    ]
 
 
 def _readers(program: Program) -> dict[str, list[Node]]:
