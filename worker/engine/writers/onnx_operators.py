@@ -9,27 +9,26 @@ from typing import Any
 import onnx
 import torch
 from onnxscript.onnx_opset import opset21 as op
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 from torch.nn import functional
 
 _INT64 = onnx.TensorProto.INT64
 
 
-@custom_op("secateur::rounded_static", mutates_args=())
+@library.custom_op("secateur::rounded_static", mutates_args=())
 def _rounded_static(value: Tensor, scale: float, zero_point: int) -> Tensor:
     """Round to int8 codes in a fixed range, and back."""
     codes = (value / scale).round().add(zero_point).clamp(-128, 127)
     return codes.sub(zero_point).mul(scale)
 
 
-@custom_op("secateur::padded_codes", mutates_args=())
+@library.custom_op("secateur::padded_codes", mutates_args=())
 def _padded_codes(value: Tensor, pad: Sequence[int], scale: float, zero_point: int) -> Tensor:
     """Round to int8 codes in a fixed range, pad by zeros, and back."""
     return functional.pad(_rounded_static(value, scale, zero_point), list(pad))
 
 
-@custom_op("secateur::dequantized", mutates_args=())
+@library.custom_op("secateur::dequantized", mutates_args=())
 def _dequantized(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, block: int
 ) -> Tensor:
@@ -44,7 +43,7 @@ def _dequantized(
     return (codes.float() - (0.0 if zero_point is None else zero_point.float())) * scale
 
 
-@custom_op("secateur::integer_product", mutates_args=())
+@library.custom_op("secateur::integer_product", mutates_args=())
 def _integer_product(value: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """Round in the range of the moment, and multiply with ``(inputs, outputs)`` codes of int8."""
     low, high = value.amin().clamp(max=0), value.amax().clamp(min=0)
